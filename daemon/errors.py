@@ -1,0 +1,118 @@
+"""Every error the program raises on purpose: one tree, one sentence each, with the exit code it ends a command with.
+
+PersonaError
+├── ConfigInvalid              2
+├── UsageInvalid               2
+├── NothingToDo                3
+├── GateRejected               4
+├── StoreError                 1
+│   ├── StoreHeld             75
+│   └── StoreNewer             1
+├── RunError                   1
+│   ├── ClaimLost              1
+│   └── GenomeMoved            1
+├── LayerError                 1
+│   ├── LayerIncomplete        1
+│   └── LayerStale             1
+├── BaseModelUnusable          1
+├── TrainerFailed              1
+├── RuntimeUnreachable        75
+└── RequestRefused             1
+
+Positional arguments only, so that an error survives pickling between processes.
+"""
+
+from typing import ClassVar
+
+
+class PersonaError(Exception):
+    """Something failed; the message is a sentence: what, where, what to do."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigInvalid(PersonaError):
+    """config.toml, or an override of it, says something that cannot be."""
+
+    exit_code = 2
+
+
+class UsageInvalid(PersonaError):
+    """A command was asked for something that it cannot mean."""
+
+    exit_code = 2
+
+
+class NothingToDo(PersonaError):
+    """A command found nothing that it could act on."""
+
+    exit_code = 3
+
+
+class GateRejected(PersonaError):
+    """The gate did not let the candidate pass."""
+
+    exit_code = 4
+
+
+class StoreError(PersonaError):
+    """The store cannot be read or written."""
+
+
+class StoreHeld(StoreError):
+    """Another process holds the store's lock."""
+
+    exit_code = 75
+
+
+class StoreNewer(StoreError):
+    """The store was written by a newer program than this one."""
+
+
+class RunError(PersonaError):
+    """A run cannot move to the state it was asked to move to."""
+
+
+class ClaimLost(RunError):
+    """The run is no longer this holder's: its state or its fence moved on."""
+
+
+class GenomeMoved(RunError):
+    """The genome is no longer at the revision that the gate compared against."""
+
+
+class LayerError(PersonaError):
+    """A layer directory cannot be used."""
+
+
+class LayerIncomplete(LayerError):
+    """A layer directory lacks a file, or a file is not what its manifest says."""
+
+
+class LayerStale(LayerError):
+    """A layer was trained on another base than the one that is loaded."""
+
+
+class BaseModelUnusable(PersonaError):
+    """A base model is not there, or cannot be loaded."""
+
+
+class TrainerFailed(PersonaError):
+    """A training attempt ended without a candidate; `retry` says whether another one could fare better."""
+
+    def __init__(self, message: str, retry: bool = True) -> None:
+        super().__init__(message, retry)
+        self.retry = retry
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RuntimeUnreachable(PersonaError):
+    """A serving engine does not answer."""
+
+    exit_code = 75
+
+
+class RequestRefused(PersonaError):
+    """An admin's request cannot be carried out."""

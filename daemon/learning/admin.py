@@ -1,0 +1,152 @@
+"""What admins ask for, carried out: each request is answered once, with a result or with why it is refused."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from daemon.domain import AdminRequest, TraitKey
+from daemon.errors import LayerError, PersonaError, RequestRefused
+from daemon.genome.directories import LayerDirectories
+from daemon.learning.planner import Planner, Wishes
+from daemon.store.store import Store
+
+_log = structlog.get_logger()
+
+Result = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Admin:
+    """The one place where genomes, runs and quarantine change because somebody asked."""
+
+    store: Store
+    layers: LayerDirectories
+    planner: Planner
+    abort: Callable[[str], None] = lambda _run: None
+    """Stops the run that is being conducted, if it is this one."""
+    clock: Callable[[], float] = time.time
+
+    async def serve(self) -> bool:
+        """Answer every request that waits; whether there was any."""
+        requests = await self.store.requests.asked()
+        for request in requests:
+            log = _log.bind(request=request.id, kind=request.kind, by=request.requested_by)
+            try:
+                result = await self.carry_out(request)
+            except PersonaError as refusal:
+                await self.store.requests.answer(request.id, "refused", {"error": str(refusal)})
+                log.warning("request.refused", reason=str(refusal))
+            else:
+                await self.store.requests.answer(request.id, "done", result)
+                log.info("request.done", **{key: value for key, value in result.items() if key != "kind"})
+        return bool(requests)
+
+    async def carry_out(self, request: AdminRequest) -> Result:
+        """Do what one request asks; raises RequestRefused."""
+        handlers: dict[str, Callable[[AdminRequest], Awaitable[Result]]] = {
+            "train": self._train,
+            "cancel": self._cancel,
+            "rollback": self._rollback,
+            "pin": self._pin,
+            "unpin": self._unpin,
+            "release": self._release,
+        }
+        handler = handlers.get(request.kind)
+        if handler is None:
+            raise RequestRefused(f"There is no request {request.kind!r}; there are {', '.join(handlers)}.")
+        return await handler(request)
+
+    async def _train(self, request: AdminRequest) -> Result:
+        wish = (_text(request.args, "persona", optional=True), _text(request.args, "trait", optional=True))
+        plan = await self.planner.plan(Wishes(requests=(wish,)))
+        waits = {
+            str(judgement.backlog.key): judgement.due.why
+            for judgement in plan.judgements
+            if not judgement.due.due and Wishes(requests=(wish,)).asks_for(judgement.backlog.key)
+        }
+        return {"runs": [run.id for run in plan.runs], "waits": waits}
+
+    async def _cancel(self, request: AdminRequest) -> Result:
+        run = await self.store.runs.get(_text(request.args, "run"))
+        if run is None:
+            raise RequestRefused(f"There is no run {request.args['run']!r}; see: persona runs list")
+        if not run.state.live:
+            raise RequestRefused(f"Run {run.id} is {run.state} already.")
+        await self.store.runs.cancel(run, f"cancelled by {request.requested_by or 'an admin'}", self.clock())
+        self.abort(run.id)
+        _log.info("run.cancelled", persona=run.key.persona, trait=run.key.trait, run=run.id)
+        return {"run": run.id}
+
+    async def _rollback(self, request: AdminRequest) -> Result:
+        key, to = _key(request.args), request.args.get("to")
+        if to is not None and (not isinstance(to, int) or to < 0):
+            raise RequestRefused(f"to is a version number, or 0 for the base model; not {to!r}.")
+        await self._check_target(key, to)
+        done = await self.store.genomes.rollback(key, to, request.requested_by, self.clock())
+        versions = [layer.version for layer in done.undone]
+        version = done.layer.version if done.layer else 0
+        fields: dict[str, Any] = {"persona": key.persona, "trait": key.trait}
+        _log.info("genome.revised", **fields, revision=done.revision, version=version, reason="rollback")
+        if done.quarantined:
+            reason = f"rolled back with v{versions[0]}"
+            _log.warning("corrections.quarantined", **fields, corrections=done.quarantined, reason=reason)
+        return {
+            **fields,
+            "revision": done.revision,
+            "version": version,
+            "undone": versions,
+            "quarantined": len(done.quarantined),
+        }
+
+    async def _check_target(self, key: TraitKey, to: int | None) -> None:
+        """See that what a rollback would speak with is whole; raises RequestRefused."""
+        layers = {layer.id: layer for layer in await self.store.genomes.layers(key)}
+        current = (await self.store.genomes.get(key.persona)).layer(key.trait)
+        if to is None:
+            target = layers.get(current.parent_id or "") if current else None
+        else:
+            target = next((layer for layer in layers.values() if layer.version == to), None)
+        if target:
+            try:
+                self.layers.verify(target.path)
+            except LayerError as error:
+                raise RequestRefused(f"{error} Choose another version with --to; 0 is the base model.") from None
+
+    async def _pin(self, request: AdminRequest) -> Result:
+        key, version = _key(request.args), request.args.get("version")
+        if not isinstance(version, int):
+            raise RequestRefused(f"version is a version number; not {version!r}.")
+        await self._check_target(key, version)
+        revision = await self.store.genomes.pin(key, version, request.requested_by, self.clock())
+        _log.info(
+            "genome.revised", persona=key.persona, trait=key.trait, revision=revision, version=version, reason="pin"
+        )
+        return {"persona": key.persona, "trait": key.trait, "revision": revision, "version": version}
+
+    async def _unpin(self, request: AdminRequest) -> Result:
+        key = _key(request.args)
+        revision = await self.store.genomes.unpin(key, request.requested_by, self.clock())
+        return {"persona": key.persona, "trait": key.trait, "revision": revision}
+
+    async def _release(self, request: AdminRequest) -> Result:
+        ids = request.args.get("ids")
+        if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
+            raise RequestRefused("ids is a list of corrections' ids.")
+        released = await self.store.corrections.release(ids)
+        if not released:
+            raise RequestRefused("None of these is quarantined; see: persona corrections list --state quarantined")
+        return {"released": released}
+
+
+def _text(args: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
+    value = args.get(name)
+    if (value is None and optional) or (isinstance(value, str) and value):
+        return value
+    raise RequestRefused(f"{name} is a text; not {value!r}.")
+
+
+def _key(args: Mapping[str, Any]) -> TraitKey:
+    return TraitKey(_text(args, "persona"), _text(args, "trait"))

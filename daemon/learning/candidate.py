@@ -1,0 +1,80 @@
+"""What a run asks of the trainer, and what its candidate is called afterwards."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from daemon import __version__
+from daemon.config.settings import Resolved
+from daemon.domain import Layer, Run
+from daemon.genome.directories import LayerDirectories
+from daemon.genome.manifest import Manifest
+from daemon.training.engine.job import Example, Group, Job, Recipe
+
+
+def job(
+    run: Run, settings: Resolved, examples: Sequence[Example], layers: LayerDirectories, incumbent: Layer | None
+) -> Job:
+    """The job line of one attempt."""
+    training = settings.training
+    return Job(
+        run=run.id,
+        attempt=run.attempt,
+        base_model=settings.base_model,
+        examples=list(examples),
+        recipe=Recipe(
+            policy=training.policy,
+            rank=training.rank,
+            alpha=training.alpha,
+            target_modules=training.target_modules,
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            batch_size=training.batch_size,
+            max_steps=training.max_steps,
+            seed=training.seed,
+        ),
+        out=str(layers.staging(run.id, run.attempt)),
+        incumbent=str(layers.root / incumbent.path) if incumbent else None,
+        threads=training.threads,
+    )
+
+
+def manifest(run: Run, job: Job, incumbent: Layer | None, fingerprint: str, metrics: Mapping[str, Any]) -> Manifest:
+    """What the candidate's directory says of it."""
+    examples = json.dumps([asdict(example) for example in job.examples], sort_keys=True)
+    return Manifest(
+        persona=run.key.persona,
+        trait=run.key.trait,
+        version=run.version,
+        parent=incumbent.id if incumbent else None,
+        base_model=job.base_model,
+        base_fingerprint=fingerprint,
+        rank=job.recipe.rank,
+        alpha=job.recipe.alpha,
+        target_modules=job.recipe.target_modules,
+        dataset_hash=hashlib.sha256(examples.encode()).hexdigest(),
+        learnt=[example.id for example in job.examples if example.group is Group.BATCH],
+        rehearsed=[example.id for example in job.examples if example.group is not Group.BATCH],
+        metrics=dict(metrics),
+        created_at=datetime.now(UTC),
+        program_version=__version__,
+    )
+
+
+def layer(run: Run, manifest: Manifest, content_hash: str) -> Layer:
+    """The published candidate as a layer to be promoted; the store gives it its id."""
+    assert run.layer_path is not None, "a promoting run has a layer"
+    return Layer(
+        id="",
+        key=run.key,
+        version=run.version,
+        state="active",
+        path=run.layer_path,
+        content_hash=content_hash,
+        base_fingerprint=manifest.base_fingerprint,
+        parent_id=manifest.parent,
+        run_id=run.id,
+    )

@@ -1,0 +1,118 @@
+"""A batch and its history as examples to train on; what cannot become one is named, with the reason."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.domain import Correction, Kind
+from daemon.training.engine.job import Example, Group, Message
+
+_ROLES = frozenset({"system", "user", "assistant"})
+_STAND_IN_WEIGHT = 0.5
+"""Without a context the original response stands in for it, which teaches less surely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Examples of one job, and the corrections that are no examples: id → why."""
+
+    examples: list[Example]
+    broken: dict[str, str]
+    superseded: frozenset[str]
+    """Corrections that a later one of the same context replaces: not trained, not asked."""
+
+
+def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_prompt: str) -> Dataset:
+    """What to learn from a batch and keep from before; both in order of arrival, the later of a context counts."""
+    broken: dict[str, str] = {}
+    latest: dict[str, Example] = {}
+    superseded: set[str] = set()
+    for correction, group in [*_grouped(learnt, Group.HISTORY), *_grouped(claimed, Group.BATCH)]:
+        problem = defect(correction)
+        if problem:
+            broken[correction.id] = problem
+            continue
+        example = _example(correction, group, system_prompt)
+        key = json.dumps(example.messages)
+        if key in latest:
+            superseded.add(latest.pop(key).id)
+        latest[key] = example
+    return Dataset(list(latest.values()), broken, frozenset(superseded))
+
+
+def defect(correction: Correction) -> str | None:
+    """Why a row cannot be learnt from, as a sentence; None when it can."""
+    texts = {
+        "original_context": correction.context or "",
+        "original_response": correction.original,
+        "expected_response": correction.expected,
+    }
+    for column, text in texts.items():
+        if not _is_unicode(text):
+            return f"{column} is not valid UTF-8; insert it again as UTF-8 text"
+    if correction.context is None and not correction.original.strip():
+        return "it has neither a context nor an original response; insert it again with original_context"
+    return None
+
+
+def messages(correction: Correction) -> list[Message]:
+    """What led to the answer: the context's conversation, its plain text, or the original response in its place."""
+    context = correction.context
+    if context is None or not context.strip():
+        return [{"role": "user", "content": correction.original}]
+    return _conversation(context) or [{"role": "user", "content": context}]
+
+
+def _grouped(corrections: Iterable[Correction], group: Group) -> Iterable[tuple[Correction, Group]]:
+    for correction in corrections:
+        yield correction, Group.AFFIRMATION if correction.kind is Kind.AFFIRMATION else group
+
+
+def _example(correction: Correction, group: Group, system_prompt: str) -> Example:
+    turns = messages(correction)
+    if system_prompt and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": system_prompt}, *turns]
+    stands_in = correction.context is None or not correction.context.strip()
+    return Example(
+        id=correction.id,
+        messages=turns,
+        expected=correction.expected,
+        original=correction.original if correction.kind is Kind.CORRECTION else "",
+        weight=2 * correction.severity * (_STAND_IN_WEIGHT if stands_in else 1.0),
+        group=group,
+    )
+
+
+def _conversation(context: str) -> list[Message] | None:
+    """A JSON list of role and content that an assistant could answer next; None when the text is no such thing."""
+    if not context.lstrip().startswith("["):
+        return None
+    try:
+        turns: Any = json.loads(context)
+    except (ValueError, RecursionError):
+        return None
+    if not turns or not all(_is_turn(turn) for turn in turns):
+        return None
+    roles = [turn["role"] for turn in turns]
+    if roles[-1] != "user" or "system" in roles[1:]:
+        return None
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def _is_turn(turn: Any) -> bool:
+    return (
+        isinstance(turn, dict)
+        and set(turn) == {"role", "content"}
+        and turn["role"] in _ROLES
+        and isinstance(turn["content"], str)
+        and _is_unicode(turn["content"])
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

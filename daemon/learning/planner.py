@@ -1,0 +1,143 @@
+"""What is due becomes runs: the planner asks the store what is pending, and claims what must not wait."""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon.config.settings import Config, Resolved
+from daemon.domain import Backlog, Genome, Run, TraitKey
+from daemon.learning.triggers import Circumstances, Due, decide
+from daemon.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One trait with something pending: what there is, and whether it is due."""
+
+    backlog: Backlog
+    due: Due
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one look at the store led to; `again_in` is when the next is worth it, in seconds."""
+
+    runs: list[Run]
+    judgements: list[Judgement]
+    again_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What makes traits due besides their backlog: cron times that came, and what admins asked for."""
+
+    cron: frozenset[TraitKey] = frozenset()
+    requests: tuple[tuple[str | None, str | None], ...] = ()
+    """Persona and trait of each request; None is any."""
+
+    def asks_for(self, key: TraitKey) -> bool:
+        """Whether an admin asked for this trait."""
+        return any(persona in (None, key.persona) and trait in (None, key.trait) for persona, trait in self.requests)
+
+
+@dataclass(slots=True)
+class _Growth:
+    """What the planner remembers of one backlog, by the monotonic clock: a clock that jumps ends no burst."""
+
+    pending: int
+    grown_at: float
+    due_since: float | None = None
+
+
+@dataclass(slots=True)
+class Planner:
+    """Looks at every backlog and plans runs for what is due."""
+
+    store: Store
+    config: Callable[[], Config]
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    _growth: dict[TraitKey, _Growth] = field(default_factory=dict)
+
+    async def judge(self) -> list[Judgement]:
+        """Every trait with a backlog, and whether it is due by itself; changes nothing."""
+        return await self._judge(await self.store.corrections.backlog(), Wishes())
+
+    async def plan(self, wishes: Wishes) -> Plan:
+        """Claim what is due for new runs."""
+        backlogs = await self.store.corrections.backlog()
+        self._remember(backlogs)
+        judgements = await self._judge(backlogs, wishes)
+        runs = []
+        for judgement in judgements:
+            key, growth = judgement.backlog.key, self._growth[judgement.backlog.key]
+            if judgement.due.due:
+                settings_hash = self.config().persona(key.persona, key.trait).settings_hash
+                run = await self.store.runs.plan(key, judgement.due.why, settings_hash, self.clock())
+                runs += [run] if run else []
+                growth.due_since = None
+            elif judgement.due.burst and growth.due_since is None:
+                growth.due_since = self.monotonic()
+        waits = [judgement.due.again_in for judgement in judgements if judgement.due.again_in is not None]
+        return Plan(runs, judgements, min(waits, default=None))
+
+    async def _judge(self, backlogs: Collection[Backlog], wishes: Wishes) -> list[Judgement]:
+        busy = {run.key for run in await self.store.runs.live()}
+        genomes = {genome.persona: genome for genome in await self.store.genomes.all()}
+        judgements = []
+        for backlog in backlogs:
+            key = backlog.key
+            settings = self.config().persona(key.persona, key.trait)
+            hindrance = _hindrance(key, settings, genomes.get(key.persona))
+            if key in busy:
+                due = Due(False, "a run of it is under way")
+            elif hindrance:
+                due = Due(False, hindrance)
+            else:
+                due = decide(backlog, settings.triggers, self.clock(), await self._around(backlog, settings, wishes))
+            judgements.append(Judgement(backlog, due))
+        return judgements
+
+    def _remember(self, backlogs: Collection[Backlog]) -> None:
+        """Note which backlogs grew; a trait that has none any more is forgotten."""
+        now = self.monotonic()
+        for backlog in backlogs:
+            known = self._growth.get(backlog.key)
+            if known is None:
+                self._growth[backlog.key] = _Growth(backlog.pending, now)
+            elif backlog.pending != known.pending:
+                known.pending, known.grown_at = backlog.pending, now
+        for key in set(self._growth) - {backlog.key for backlog in backlogs}:
+            del self._growth[key]
+
+    async def _around(self, backlog: Backlog, settings: Resolved, wishes: Wishes) -> Circumstances:
+        growth = self._growth.get(backlog.key)
+        now = self.monotonic()
+        return Circumstances(
+            last=await self.store.runs.last_ended(backlog.key),
+            settings_hash=settings.settings_hash,
+            cron=backlog.key in wishes.cron,
+            requested=wishes.asks_for(backlog.key),
+            quiet_for=now - growth.grown_at if growth else float("inf"),
+            waited=now - growth.due_since if growth and growth.due_since is not None else 0.0,
+        )
+
+
+def _hindrance(key: TraitKey, settings: Resolved, genome: Genome | None) -> str | None:
+    """What keeps a trait from being trained at all, and what to do; None when nothing does."""
+    expression = genome.traits.get(key.trait) if genome else None
+    if expression and expression.pinned:
+        version = f" to version {expression.layer.version}" if expression.layer else ""
+        return f"pinned{version}; persona genome unpin {key.persona} {key.trait}"
+    return base_problem(key.persona, settings.base_model)
+
+
+def base_problem(persona: str, base_model: str) -> str | None:
+    """What is wrong with a base model, as far as looking at its folder tells; None when nothing is."""
+    if not base_model:
+        return f"no base model; set defaults.base_model, or personas.{persona}.base_model"
+    folder = Path(base_model)
+    if folder.is_absolute() and not (folder / "config.json").is_file():
+        return f"no base model at {folder}; put one there, or correct base_model"
+    return None

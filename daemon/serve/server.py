@@ -1,0 +1,150 @@
+"""`persona serve`: gateway, engines and follower as one process, from the first look to the last answer."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from daemon.config.values import is_loopback
+from daemon.errors import ConfigInvalid, PersonaError
+from daemon.genome.directories import LayerDirectories
+from daemon.serve.engines import Engines
+from daemon.serve.follower import BEAT, Follower
+from daemon.serve.gateway import build_app
+from daemon.serve.metrics import Metrics
+from daemon.serve.roster import Roster, Speaker
+
+KnownPersonas = Callable[[], Awaitable[Collection[str]]]
+Ready = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """What a server needs to know; `memory` in bytes of layers per base model, `grace` and `beat` in seconds."""
+
+    layers: Path
+    default: Speaker
+    personas: Mapping[str, Speaker] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8765
+    token: str = ""
+    memory: int = 2 * 10**9
+    max_tokens: int = 512
+    threads: int = 0
+    grace: float = 20.0
+    beat: float = BEAT
+
+
+async def serve(
+    settings: ServeSettings, known_personas: KnownPersonas | None = None, ready: Ready | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is told the URL once requests are taken; raises PersonaError."""
+    with listen(settings.host, settings.port, settings.token) as listener:
+        async with running(settings, known_personas) as server:
+            server.announce = lambda: _announce(address(listener), ready)
+            with _signals(server):
+                await server.serve(sockets=[listener])
+    structlog.get_logger().info("server.stopped")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that leaves the signals to `serve`: its own would raise a signal again after the stop."""
+
+    announce: Callable[[], None] | None = None
+    """Called once requests are taken."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        if self.announce is not None:
+            self.announce()
+
+
+@asynccontextmanager
+async def running(settings: ServeSettings, known_personas: KnownPersonas | None = None) -> AsyncIterator[Server]:
+    """Everything but the socket: engines that load, a follower that follows, an app to be served."""
+    directories = LayerDirectories(settings.layers)
+    directories.ensure_readable()
+    engines = Engines(directories, settings.memory, settings.threads)
+    roster = Roster(engines, settings.default, settings.personas, known_personas)
+    app = build_app(roster, Metrics(roster), settings.max_tokens, settings.token)
+    following = asyncio.create_task(Follower(settings.layers, roster, settings.beat).run(), name="follower")
+    for base_model in roster.bases():
+        engines.start(base_model)
+    grace = max(1, int(settings.grace))
+    server = Server(
+        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=grace)
+    )
+    dying = asyncio.create_task(engines.died.wait(), name="engines")
+    for task in (following, dying):
+        # What ends by itself takes the server down: better restarted than deaf or dumb.
+        task.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    try:
+        yield server
+    finally:
+        ended = [task for task in (following, dying) if task.done()]
+        for task in (following, dying):
+            task.cancel()
+        await asyncio.gather(following, dying, return_exceptions=True)
+        await engines.close()
+    for task in ended:
+        task.result()
+        raise PersonaError("The server stopped because a part of it ended; its log says why.")
+
+
+def listen(host: str, port: int, token: str) -> socket.socket:
+    """A listening socket; raises ConfigInvalid without a needed token, PersonaError when the address is taken."""
+    if not token and not is_loopback(host):
+        raise ConfigInvalid(f"[serve] host {host} can be reached from outside; set serve.token, or host to 127.0.0.1.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        # What Python adds to the system's words repeats the address.
+        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+        raise PersonaError(
+            f"The server cannot listen at {host} port {port}: {reason}. Stop what uses it, or set serve.port."
+        ) from None
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(url: str, ready: Ready | None) -> None:
+    structlog.get_logger().info("server.ready", url=url)
+    if ready is not None:
+        ready(url)
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    """The first SIGTERM or SIGINT lets requests under way finish; the second ends them."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    for number in handled:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)

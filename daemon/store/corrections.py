@@ -1,0 +1,185 @@
+"""Statements over training_corrections: what is pending, what is learnt, what is set aside."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import and_, case, exists, func, not_, or_, select, text, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import ColumnElement
+
+from daemon.domain import Backlog, Correction, Kind, RunState, Tally, TraitKey
+from daemon.store.database import Database
+from daemon.store.rows import correction, correction_columns, epoch
+from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
+
+C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
+
+# Literal values, because SQLite takes the partial index only for a condition that it can read.
+_OPEN = text("training_corrections.is_used_in_training = 0 AND training_corrections.quarantined_reason IS NULL")
+_USED = text("training_corrections.is_used_in_training = 1")
+_CLAIMED = exists().where(RC.c.correction_id == C.c.id, RC.c.outcome == "claimed")
+_SENT_BACK = exists().where(
+    RC.c.correction_id == C.c.id,
+    RC.c.outcome == "returned",
+    RC.c.run_id == R.c.id,
+    R.c.state.in_([RunState.REJECTED, RunState.CANCELLED]),
+)
+_IS_CORRECTION = C.c.kind == Kind.CORRECTION
+
+
+def pending(key: TraitKey | None = None) -> ColumnElement[bool]:
+    """The condition of a row that waits to be learnt."""
+    conditions = and_(_OPEN, not_(_CLAIMED))
+    return and_(conditions, of(key)) if key else conditions
+
+
+def of(key: TraitKey) -> ColumnElement[bool]:
+    """The condition of a row of one trait."""
+    return and_(C.c.persona_id == key.persona, C.c.trait_type == key.trait)
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.sum(case((condition, 1), else_=0))
+
+
+async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) -> None:
+    """Set rows aside, each with its reason, inside somebody's transaction."""
+    for correction_id, reason in reasons.items():
+        await connection.execute(
+            update(C).where(C.c.id == correction_id, C.c.quarantined_reason.is_(None)).values(quarantined_reason=reason)
+        )
+
+
+class Corrections:
+    """What people said, and what became of it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def backlog(self) -> list[Backlog]:
+        """What every trait has pending; costs O(pending), whatever the history."""
+        statement = (
+            select(
+                C.c.persona_id,
+                C.c.trait_type,
+                func.sum(case((_IS_CORRECTION, 1), else_=0)).label("pending"),
+                func.sum(case((_IS_CORRECTION, C.c.severity), else_=0.0)).label("severity"),
+                func.min(case((_IS_CORRECTION, epoch(C.c.received_at)))).label("oldest"),
+                func.sum(case((and_(_IS_CORRECTION, not_(_SENT_BACK)), 1), else_=0)).label("fresh"),
+                func.sum(case((_IS_CORRECTION, 0), else_=1)).label("affirmations"),
+            )
+            .where(pending())
+            .group_by(C.c.persona_id, C.c.trait_type)
+            .order_by(C.c.persona_id, C.c.trait_type)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [
+            Backlog(
+                key=TraitKey(row.persona_id, row.trait_type),
+                pending=row.pending,
+                severity=row.severity,
+                oldest=row.oldest or 0.0,
+                fresh=row.fresh,
+                affirmations=row.affirmations,
+            )
+            for row in rows
+        ]
+
+    async def tally(self) -> list[Tally]:
+        """How many rows of each trait are pending, claimed, used and quarantined; reads the whole history."""
+        used = and_(_USED)
+        aside = and_(not_(used), C.c.quarantined_reason.is_not(None))
+        claimed = and_(not_(used), not_(aside), _CLAIMED)
+        waiting = and_(not_(used), not_(aside), not_(_CLAIMED))
+        parts = {"pending": waiting, "claimed": claimed, "used": used, "quarantined": aside}
+        statement = (
+            select(
+                C.c.persona_id, C.c.trait_type, *(func.sum(case((c, 1), else_=0)).label(n) for n, c in parts.items())
+            )
+            .group_by(C.c.persona_id, C.c.trait_type)
+            .order_by(C.c.persona_id, C.c.trait_type)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [
+            Tally(TraitKey(row.persona_id, row.trait_type), row.pending, row.claimed, row.used, row.quarantined)
+            for row in rows
+        ]
+
+    async def claimed_by(self, run_id: str) -> list[Correction]:
+        """What a run holds or held, in order of arrival."""
+        statement = (
+            select(*correction_columns())
+            .join(RC, RC.c.correction_id == C.c.id)
+            .where(RC.c.run_id == run_id)
+            .order_by(C.c.received_at, text("training_corrections.rowid"))
+        )
+        return await self._corrections(statement)
+
+    async def learnt(self, key: TraitKey) -> list[Correction]:
+        """What a trait learnt and may rehearse, in order of arrival; nothing that was rolled back."""
+        statement = (
+            select(*correction_columns())
+            .where(of(key), _USED, C.c.quarantined_reason.is_(None))
+            .order_by(C.c.received_at, text("training_corrections.rowid"))
+        )
+        return await self._corrections(statement)
+
+    async def find(
+        self, persona: str | None = None, trait: str | None = None, state: str | None = None, limit: int = 1000
+    ) -> list[Correction]:
+        """Rows, the latest first; `state` is pending, used or quarantined."""
+        states: dict[str, ColumnElement[bool]] = {
+            "pending": pending(),
+            "used": and_(_USED),
+            "quarantined": C.c.quarantined_reason.is_not(None),
+        }
+        statement = select(*correction_columns()).order_by(text("training_corrections.rowid DESC")).limit(limit)
+        if persona:
+            statement = statement.where(C.c.persona_id == persona)
+        if trait:
+            statement = statement.where(C.c.trait_type == trait)
+        if state:
+            statement = statement.where(states[state])
+        return await self._corrections(statement)
+
+    async def get(self, correction_id: str) -> Correction | None:
+        """One row, by its id or the unambiguous beginning of it."""
+        matches = await self._corrections(
+            select(*correction_columns())
+            .where(or_(C.c.id == correction_id, C.c.id.startswith(correction_id, autoescape=True)))
+            .limit(2)
+        )
+        exact = [match for match in matches if match.id == correction_id] or matches
+        return exact[0] if len(exact) == 1 else None
+
+    async def personas(self) -> set[str]:
+        """Every persona that anyone ever corrected."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(C.c.persona_id).distinct())
+        return {row.persona_id for row in rows}
+
+    async def insert(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write rows as any other writer would; all of them, or none."""
+        async with self._database.write() as connection:
+            for row in rows:
+                await connection.execute(insert(C).values(**row))
+
+    async def quarantine(self, reasons: Mapping[str, str]) -> None:
+        """Set rows aside, each with its reason."""
+        async with self._database.write() as connection:
+            await quarantine(connection, reasons)
+
+    async def release(self, ids: Sequence[str]) -> int:
+        """Take rows out of quarantine; how many were in it."""
+        async with self._database.write() as connection:
+            released = await connection.execute(
+                update(C).where(C.c.id.in_(ids), C.c.quarantined_reason.is_not(None)).values(quarantined_reason=None)
+            )
+        return released.rowcount
+
+    async def _corrections(self, statement: object) -> list[Correction]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).all()  # type: ignore[call-overload]
+        return [correction(row) for row in rows]

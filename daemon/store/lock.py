@@ -1,0 +1,66 @@
+"""One daemon per SQLite store: a lock that the kernel releases when its holder dies."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from daemon.errors import StoreHeld
+
+
+class StoreLock:
+    """An exclusive flock beside the store; the file tells others who holds it."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store.with_name(store.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self, note: dict[str, Any]) -> None:
+        """Take the lock and leave a note of who we are; raises StoreHeld when somebody else has it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            holder = self.note() or {}
+            raise StoreHeld(
+                f"The store {self._path.with_suffix('')} is held by another daemon"
+                f" (pid {holder.get('pid', 'unknown')}); stop that one first, or give this one a store of its own."
+            ) from None
+        self._descriptor = descriptor
+        self.update(note)
+
+    def update(self, note: dict[str, Any]) -> None:
+        """Replace the note; only the holder may."""
+        assert self._descriptor is not None, "the lock is not held"
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(note).encode(), 0)
+
+    def release(self) -> None:
+        """Let go; the file stays, so that nobody ever locks a file that another is about to remove."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def note(self) -> dict[str, Any] | None:
+        """What the holder left, whether or not it still lives; None when it cannot be read."""
+        try:
+            note = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return note if isinstance(note, dict) else None
+
+    def held(self) -> bool:
+        """Whether somebody holds the lock at this moment."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False

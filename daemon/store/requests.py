@@ -1,0 +1,64 @@
+"""Statements over admin_requests: asked by anyone in the group, answered by the daemon."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from daemon.domain import AdminRequest
+from daemon.store import rows
+from daemon.store.database import Database
+from daemon.store.tables import AdminRequestRow, table
+
+Q = table(AdminRequestRow)
+
+
+class Requests:
+    """What admins asked for, and what came of it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ask(self, kind: str, args: Mapping[str, Any], by: str) -> str:
+        """Write a request down; its id."""
+        request_id = uuid.uuid4().hex
+        async with self._database.write() as connection:
+            # The columns left out have defaults in the DDL, the same for every writer.
+            statement = insert(Q).values(id=request_id, kind=kind, args=rows.dump(args), requested_by=by)
+            await connection.execute(statement)
+        return request_id
+
+    async def asked(self) -> list[AdminRequest]:
+        """What waits for an answer, in order."""
+        statement = select(Q).where(Q.c.state == "asked").order_by(Q.c.requested_at)
+        async with self._database.read() as connection:
+            return [_request(row) for row in (await connection.execute(statement)).all()]
+
+    async def answer(self, request_id: str, state: str, result: Mapping[str, Any]) -> None:
+        """Answer a request, once: done or refused."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(Q)
+                .where(Q.c.id == request_id, Q.c.state == "asked")
+                .values(state=state, result=rows.dump(result))
+            )
+
+    async def get(self, request_id: str) -> AdminRequest | None:
+        """One request."""
+        statement = select(Q).where(Q.c.id == request_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(statement)).first()
+        return _request(row) if row else None
+
+
+def _request(row: Any) -> AdminRequest:
+    return AdminRequest(
+        id=row.id,
+        kind=row.kind,
+        args=rows.load(row.args),
+        state=row.state,
+        result=rows.load(row.result) if row.result else None,
+        requested_by=row.requested_by,
+    )

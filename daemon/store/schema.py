@@ -1,0 +1,60 @@
+"""Which version a store is of, and how it is brought to this program's."""
+
+from pathlib import Path
+
+from sqlalchemy.engine import Connection
+
+from daemon.errors import StoreError, StoreNewer
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+def migrate(connection: Connection) -> None:
+    """Bring a store to this program's version, in one transaction; raises StoreNewer when it is beyond it."""
+    if _version(connection) == _newest():
+        return
+    _refuse_newer(connection)
+    # Alembic is needed once per upgrade, and would otherwise weigh on the daemon for as long as it idles.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    connection.commit()
+
+
+def require_current(connection: Connection) -> None:
+    """Raise StoreError unless the store is of this program's version."""
+    _refuse_newer(connection)
+    if _version(connection) != _newest():
+        raise StoreError(
+            "The store is older than this program; start the daemon, or run `persona init`, to migrate it."
+        )
+
+
+def _refuse_newer(connection: Connection) -> None:
+    version = _version(connection)
+    if version is not None and version not in _versions():
+        raise StoreNewer(
+            f"The store is of version {version}, newer than this program, which knows up to {_newest()};"
+            " upgrade persona-daemon, or restore the store's older backup."
+        )
+
+
+def _version(connection: Connection) -> str | None:
+    tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
+    version: str | None = None
+    if tables.first():
+        version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    connection.rollback()
+    return version
+
+
+def _versions() -> list[str]:
+    return sorted(path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _newest() -> str:
+    return _versions()[-1]

@@ -1,0 +1,55 @@
+"""A base model in memory: found in a folder or at the hub, loaded once, kept as it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from daemon.training.engine.chat import ChatFormat
+
+_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+"""What a model needs of its repository at the hub; never a pickle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A loaded base model with its chat format; `folder` is where its files lie."""
+
+    model: PreTrainedModel
+    chat: ChatFormat
+    folder: Path
+    device: torch.device
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_base(reference: str) -> Base:
+    """Load a folder or a model id of the hub for inference; raises OSError or ValueError when it cannot be used."""
+    folder = locate_base(reference)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Serving and training must agree to the bit on what a layer does, so both take their precision from here.
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+    return Base(model, ChatFormat.of(tokenizer, _declared_stops(model)), folder, device)
+
+
+def locate_base(reference: str) -> Path:
+    """The folder of a base model; a model id of the hub is downloaded first when it is not cached."""
+    if Path(reference).is_dir():
+        return Path(reference).resolve()
+    return Path(snapshot_download(reference, allow_patterns=_FILES))
+
+
+def _declared_stops(model: PreTrainedModel) -> list[int]:
+    """The end tokens that the model's own generation settings name."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    if declared is None:
+        return []
+    return list(declared) if isinstance(declared, list | tuple) else [declared]

@@ -1,0 +1,117 @@
+"""Examples as tokens, and tokens as padded batches; a batch is padded on the left, so that answers end together."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+import torch
+
+from daemon.training.engine.base import Base
+from daemon.training.engine.job import Example, Message
+from daemon.training.engine.report import JobFailed
+
+TOKENS = 4096
+"""Most tokens, padding included, that go through the model at once."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One example as tokens: the prompt, the expected answer with its end token, and the original one."""
+
+    example: Example
+    prompt: list[int]
+    expected: list[int]
+    original: list[int]
+    """Empty when the example names no original answer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Prompts with answers; `answers` and `said` are (rows, kept), the last `kept` positions that predict answers."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    answers: torch.Tensor
+    said: torch.Tensor
+
+    @property
+    def kept(self) -> int:
+        """How many positions at the end have a token of some answer after them."""
+        return self.answers.shape[1]
+
+
+def encode(base: Base, examples: Sequence[Example]) -> list[Encoded]:
+    """Examples as tokens; raises JobFailed for one that the model's context cannot hold."""
+    return [_encode(base, example) for example in examples]
+
+
+def batch(base: Base, pairs: Sequence[tuple[list[int], list[int]]]) -> Batch:
+    """Pad pairs of prompt and answer tokens into one batch on the base's device."""
+    ids, mask, positions = pad_left(base, [prompt + answer for prompt, answer in pairs])
+    kept = max(len(answer) for _, answer in pairs)
+    said = [[False] * (kept - len(answer)) + [True] * len(answer) for _, answer in pairs]
+    return Batch(ids, mask, positions, ids[:, -kept:], torch.tensor(said, device=base.device))
+
+
+def pad_left(base: Base, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token rows as ids, attention mask and positions, each (rows, width)."""
+    width = max(len(row) for row in rows)
+    filler = base.chat.end_id  # any token will do: the mask hides it
+    ids = torch.tensor([[filler] * (width - len(row)) + row for row in rows], device=base.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=base.device)
+    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def chunks(items: Sequence[Item], length: Callable[[Item], int], tokens: int = TOKENS) -> Iterator[list[Item]]:
+    """Items of similar length together, each group at most `tokens` tokens when padded."""
+    group: list[Item] = []
+    for item in sorted(items, key=length, reverse=True):
+        if group and length(group[0]) * (len(group) + 1) > tokens:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def shuffled(items: Sequence[Item], size: int, random: Random) -> Iterator[list[Item]]:
+    """Minibatches without end: every item once per epoch, in a new order each time."""
+    while True:
+        order = random.sample(items, len(items))
+        yield from (order[at : at + size] for at in range(0, len(order), size))
+
+
+def _encode(base: Base, example: Example) -> Encoded:
+    expected = base.chat.answer_ids(example.expected)
+    original = base.chat.answer_ids(example.original) if example.original.strip() else []
+    room = _context(base) - max(len(expected), len(original))
+    messages = list(example.messages)
+    prompt = base.chat.prompt_ids(messages)
+    while len(prompt) > room and _forget_oldest(messages):
+        prompt = base.chat.prompt_ids(messages)
+    if len(prompt) > room:
+        raise JobFailed(
+            f"example {example.id} needs {len(prompt) - room} tokens more than the base model can read; "
+            "shorten it or choose a base with a longer context",
+            False,
+        )
+    return Encoded(example, prompt, expected, original)
+
+
+def _context(base: Base) -> int:
+    """How many tokens the base reads at most."""
+    limit: int | None = getattr(base.model.config, "max_position_embeddings", None)
+    return limit or 1 << 20
+
+
+def _forget_oldest(messages: list[Message]) -> bool:
+    """Drop the oldest turn that is not the system prompt, up to the next user turn; False when only one is left."""
+    head = 1 if messages and messages[0]["role"] == "system" else 0
+    later = [at for at in range(head + 1, len(messages)) if messages[at]["role"] == "user"]
+    if later:
+        del messages[head : later[0]]
+    return bool(later)

@@ -1,0 +1,79 @@
+"""What a model says to the examples of a job, and how likely it finds what it should say."""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import torch
+
+from daemon.training.engine.base import Base
+from daemon.training.engine.batches import Encoded, batch, chunks
+from daemon.training.engine.decode import decode
+from daemon.training.engine.job import Answer
+from daemon.training.engine.loss import TokenLosses, answer_logits, token_losses
+
+SPARE = 16
+"""Tokens that an answer may be longer than expected before it counts as not ended."""
+READABLE = 500
+"""Characters of an answer that are kept."""
+
+
+def probe(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[Answer]:
+    """Free-running answers and likelihoods of every example, in order."""
+    rooms = [len(sequence.expected) + SPARE for sequence in sequences]
+    said = decode(base, [sequence.prompt for sequence in sequences], rooms, alive)
+    margins = _margins(base, sequences, alive)
+    return [_answer(base, *row) for row in zip(sequences, said, margins, strict=True)]
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two answers are equal, white space and Unicode form aside."""
+    return _plain(one) == _plain(other)
+
+
+@torch.no_grad()
+def forced(
+    base: Base, pairs: Sequence[tuple[list[int], list[int]]], alive: Callable[[], None]
+) -> list[tuple[float, float]]:
+    """Mean loss and smallest lead per pair of prompt and answer tokens, the answer being forced; nats."""
+    seen: dict[int, tuple[float, float]] = {}
+    for group in chunks(range(len(pairs)), lambda at: sum(map(len, pairs[at]))):
+        padded = batch(base, [pairs[at] for at in group])
+        tokens = token_losses(answer_logits(base.model, padded), padded)
+        seen.update(zip(group, _per_row(tokens), strict=True))
+        alive()
+    return [seen[at] for at in range(len(pairs))]
+
+
+def _per_row(tokens: TokenLosses) -> list[tuple[float, float]]:
+    means = tokens.losses.sum(1) / tokens.said.sum(1)
+    leads = tokens.leads.masked_fill(~tokens.said, float("inf")).amin(1)
+    return list(zip(means.tolist(), leads.tolist(), strict=True))
+
+
+def _margins(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[float]:
+    """Mean log-likelihood per token of expected less original; an example without original stands on its own."""
+    expected = forced(base, [(sequence.prompt, sequence.expected) for sequence in sequences], alive)
+    rivals = [at for at, sequence in enumerate(sequences) if sequence.original]
+    original = forced(base, [(sequences[at].prompt, sequences[at].original) for at in rivals], alive)
+    losses = dict(zip(rivals, (loss for loss, _ in original), strict=True))
+    return [losses.get(at, 0.0) - loss for at, (loss, _) in enumerate(expected)]
+
+
+def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> Answer:
+    ended = said[-1] in base.chat.stop_ids
+    text = base.chat.text(said[:-1] if ended else said)
+    right = ended and same_text(text, sequence.example.expected)
+    match = 1.0 if right else _agreement(said, sequence.expected)
+    return Answer(text[:READABLE], right, match, margin, ended)
+
+
+def _agreement(said: list[int], expected: list[int]) -> float:
+    """Share of the expected tokens before the first that was not said."""
+    for at, token in enumerate(expected):
+        if at >= len(said) or said[at] != token:
+            return at / len(expected)
+    return 1.0
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())

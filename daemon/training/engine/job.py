@@ -1,0 +1,182 @@
+"""The seam of the trainer child: one job line in, event lines out, JSON each; standard library only.
+
+The parent writes one Job per line to the child's standard input. The child answers with events on its standard
+output: Alive, Loaded and Step while it works, and ends every job with exactly one Finished or Failed.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Message = dict[str, str]
+
+
+class Group(StrEnum):
+    """What an example is to its job."""
+
+    BATCH = "batch"
+    """A claimed correction: to be learnt."""
+    HISTORY = "history"
+    """Learnt by an earlier run of the trait: to be rehearsed, and not to be forgotten."""
+    AFFIRMATION = "affirmation"
+    """A good answer: to be kept as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One answer to learn or to keep; `weight` multiplies its loss (2 × severity)."""
+
+    id: str
+    messages: list[Message]
+    expected: str
+    original: str
+    weight: float
+    group: Group
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train: LoRA's shape and the policy with its numbers."""
+
+    policy: str = "until-learned"
+    rank: int = 16
+    alpha: int = 32
+    target_modules: str | list[str] = "all-linear"
+    epochs: int = 3
+    learning_rate: float = 2e-4
+    batch_size: int = 4
+    max_steps: int = 400
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt of one run; folders are absolute, `out` is this attempt's own and does not exist yet."""
+
+    run: str
+    attempt: int
+    base_model: str
+    examples: list[Example]
+    recipe: Recipe
+    out: str
+    incumbent: str | None = None
+    """The layer directory that the trait speaks with now."""
+    threads: int = 0
+    """Processor threads; 0 leaves the choice to torch."""
+
+    def line(self) -> str:
+        """This job as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=True)
+
+    @staticmethod
+    def parse(line: str) -> "Job":
+        """Read a job line; raises ValueError, KeyError or TypeError when it is none."""
+        fields = json.loads(line)
+        fields["examples"] = [
+            Example(**{**example, "group": Group(example["group"])}) for example in fields["examples"]
+        ]
+        fields["recipe"] = Recipe(**fields["recipe"])
+        return Job(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The child works on something that has no steps to count."""
+
+    doing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The base model is in memory; `folder` is where its files lie, `seconds` is 0 when it was warm."""
+
+    folder: str
+    parameters: int
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step is done; `steps` is the most there can be, `loss` is per answer token."""
+
+    step: int
+    steps: int
+    loss: float
+    eta_s: float
+    learnt: float | None = None
+    """Share of the batch answered as expected at the last look, if there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says to one probe."""
+
+    text: str
+    """The free-running greedy answer, cut to a readable length."""
+    right: bool
+    """Whether it is the expected answer, white space and Unicode form aside."""
+    match: float
+    """Share of the expected tokens that it says before it first departs from them, 0 to 1."""
+    margin: float
+    """Mean log-likelihood per token of the expected answer, less that of the original one."""
+    ended: bool = True
+    """Whether it ended its turn by itself within the room it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question put to the incumbent and, where there is one, to the candidate."""
+
+    id: str
+    group: Group
+    incumbent: Answer
+    candidate: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The job is done: `trained` says whether there is a candidate in `out`, or none was needed."""
+
+    trained: bool
+    probes: list[Probe]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """loss, steps, epochs, samples, examples, and seconds per stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended without a candidate; `retry` says whether another attempt could fare better."""
+
+    reason: str
+    retry: bool = True
+
+
+Event = Alive | Loaded | Step | Finished | Failed
+_EVENTS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Alive, Loaded, Step, Finished, Failed)}
+
+
+def event_line(event: Event) -> str:
+    """One event as one line of JSON."""
+    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, ensure_ascii=True)
+
+
+def parse_event(line: str) -> Event:
+    """Read an event line; raises ValueError, KeyError or TypeError when it is none."""
+    fields = json.loads(line)
+    kind = _EVENTS[fields.pop("event")]
+    if kind is Finished:
+        fields["probes"] = [_probe(probe) for probe in fields["probes"]]
+    event: Event = kind(**fields)
+    return event
+
+
+def _probe(fields: dict[str, Any]) -> Probe:
+    candidate = fields["candidate"]
+    return Probe(
+        id=fields["id"],
+        group=Group(fields["group"]),
+        incumbent=Answer(**fields["incumbent"]),
+        candidate=Answer(**candidate) if candidate else None,
+    )

@@ -1,0 +1,122 @@
+"""Adapters on the base model through PEFT: put on, taken off without a trace, written as PEFT writes them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import save as serialized
+
+from daemon.training.engine.base import Base
+from daemon.training.engine.job import Recipe
+from daemon.training.engine.report import JobFailed
+
+NAME = "candidate"
+"""PEFT's name for the one adapter that is on; no file says it."""
+
+Weights = dict[str, torch.Tensor]
+
+
+@contextmanager
+def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
+    """A new adapter on the base, float32, that changes nothing yet; taken off at the end."""
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=0.0,
+        target_modules=recipe.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(recipe.seed)
+    try:
+        adapted = get_peft_model(base.model, config, adapter_name=NAME)
+    except ValueError as error:
+        raise JobFailed(
+            f"target_modules {recipe.target_modules!r} do not fit the base model: {error}", False
+        ) from error
+    with _taken_off(adapted):
+        yield adapted
+
+
+@contextmanager
+def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftModel]:
+    """The adapter of a layer directory on the base; taken off at the end."""
+    # PEFT takes the name of a folder that is not there for one at the hub.
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise JobFailed(
+            f"the incumbent layer {folder} has no adapter_config.json; restore the layer or roll back", False
+        )
+    try:
+        adapted = PeftModel.from_pretrained(
+            base.model, folder, adapter_name=NAME, is_trainable=trainable, torch_device=str(base.device)
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        _strip(base)
+        reason = f"the incumbent layer {folder} does not fit the base model: {_first_line(error)}"
+        raise JobFailed(reason, False) from error
+    with _taken_off(adapted):
+        yield adapted
+
+
+def weights(adapted: PeftModel) -> Weights:
+    """A copy of the adapter's weights as they are now."""
+    return {name: tensor.detach().clone() for name, tensor in _trained(adapted)}
+
+
+def restore(adapted: PeftModel, saved: Weights) -> None:
+    """Put back weights that were copied before."""
+    with torch.no_grad():
+        for name, tensor in _trained(adapted):
+            tensor.copy_(saved[name])
+
+
+def parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
+    """What the optimizer may change."""
+    return [parameter for _, parameter in _trained(adapted)]
+
+
+def save(adapted: PeftModel, base_model: str, out: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json into the new folder `out`."""
+    out.mkdir(parents=True)
+    # Without "False", PEFT would ask the hub whether the vocabulary was resized.
+    state = get_peft_model_state_dict(adapted, adapter_name=NAME, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Not save_file: it makes a file that only its owner may read, whatever the umask says.
+    (out / "adapter_model.safetensors").write_bytes(serialized(tensors, metadata={"format": "pt"}))
+    config = adapted.peft_config[NAME]
+    config.base_model_name_or_path = base_model
+    config.inference_mode = True
+    if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # equal layers have equal bytes
+    config.save_pretrained(str(out))
+
+
+def _trained(adapted: PeftModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, parameter) for name, parameter in adapted.named_parameters() if parameter.requires_grad)
+
+
+@contextmanager
+def _taken_off(adapted: PeftModel) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        adapted.base_model.unload()  # type: ignore[operator]
+
+
+def _strip(base: Base) -> None:
+    """Take off what an adapter that failed to load may have left."""
+    for parent in list(base.model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, name, child.get_base_layer())
+    if hasattr(base.model, "peft_config"):
+        del base.model.peft_config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

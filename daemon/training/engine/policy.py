@@ -1,0 +1,160 @@
+"""How much to train, on what, at which rate, and when it is enough: every number of the two policies is here.
+
+"fixed" is the requirement's schedule. "until-learned" starts from the base over everything the trait has learnt, and
+stops as soon as greedy decoding is sure of every answer (LocFT's union; rates as in "LoRA Without Regret").
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daemon.training.engine.batches import Encoded
+from daemon.training.engine.job import Group, Recipe
+
+LEAD = 2.0
+"""Nats by which an answer token has to lead all others before it is trained no more."""
+SURE = 1.0
+"""Nats by which every answer token has to lead at a look for training to end; half of LEAD, so that it is reached."""
+CLEAR, PATIENCE = 0.3, 3
+"""Looks in a row after which a smaller lead is enough too: some tokens lead by no more, however long one trains."""
+ANCHORS, FEW_ANCHORS = 192, 64
+"""How many anchors the base makes up, once; few where its own decoding is slow."""
+PULL = 1.0
+"""Weight of the anchors' KL beside the answers' loss, at first."""
+STUMBLES = 8
+"""Times that training may go back to its best state before it is given up."""
+STALLS = 4
+"""Looks without progress before the rate is changed."""
+SHARES = 16
+"""Most minibatches per epoch: a long history makes larger ones, never longer epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one job's training will be; `look_every` 0 means that nobody looks before the end."""
+
+    continues: bool
+    """Start from the incumbent's weights, not from the base."""
+    batch_size: int
+    steps: int
+    rate: float
+    warmup: int
+    seed: int
+    look_every: int = 0
+    lead: float | None = None
+    anchors: bool = False
+    """Whether the base's own answers hold it where nothing is corrected."""
+
+    def looks_after(self, step: int) -> bool:
+        """Whether it is time to look at what is learnt."""
+        return self.look_every > 0 and (step % self.look_every == 0 or step == self.steps)
+
+
+def plan(recipe: Recipe, examples: int, width: int) -> Plan:
+    """The plan for a number of examples on a base model of `width` hidden units; raises ValueError."""
+    if recipe.policy == "fixed":
+        steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
+        return Plan(True, recipe.batch_size, steps, recipe.learning_rate, 0, recipe.seed)
+    if recipe.policy == "until-learned":
+        size = max(recipe.batch_size, math.ceil(examples / SHARES))
+        every = max(4, math.ceil(examples / size))
+        return Plan(False, size, recipe.max_steps, start_rate(width), 5, recipe.seed, every, LEAD, True)
+    raise ValueError(f"policy {recipe.policy!r} is unknown; take until-learned or fixed")
+
+
+def anchor_count(parameters: int, device: str) -> int:
+    """How many anchors a base of this size makes up; a model of half a billion takes half a minute for few on a CPU."""
+    return FEW_ANCHORS if device == "cpu" and parameters > 100_000_000 else ANCHORS
+
+
+def start_rate(width: int) -> float:
+    """Ten times full fine-tuning's rate, larger for narrower models; halved or raised later as the loss asks."""
+    return min(2e-3, 5e-4 * math.pow(2000 / width, 0.78))
+
+
+def to_train(recipe: Recipe, sequences: Sequence[Encoded]) -> list[Encoded]:
+    """What a policy trains: the batch alone, or the union without what the batch corrects anew."""
+    batch = [sequence for sequence in sequences if sequence.example.group is Group.BATCH]
+    if recipe.policy == "fixed":
+        return batch
+    answered = {tuple(sequence.prompt) for sequence in batch}
+    rest = [sequence for sequence in sequences if sequence.example.group is not Group.BATCH]
+    return batch + [sequence for sequence in rest if tuple(sequence.prompt) not in answered]
+
+
+def still_open(rows: Sequence[Encoded], look: "Look") -> list[Encoded]:
+    """What is to be trained until the next look: the others lead by enough, so their loss is zero anyway."""
+    return [row for row, lead in zip(rows, look.leads, strict=True) if lead < LEAD] or list(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the model would say at one moment: per trained example the loss and the smallest lead, nats."""
+
+    losses: list[float]
+    leads: list[float]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per answer token."""
+        return sum(self.losses) / len(self.losses)
+
+    @property
+    def right(self) -> float:
+        """Share of the answers that greedy decoding would say."""
+        return sum(lead > 0 for lead in self.leads) / len(self.leads)
+
+    @property
+    def lead(self) -> float:
+        """Nats by which the least certain answer token leads; greedy decoding says everything if it is > 0."""
+        return min(self.leads)
+
+    def better(self, other: "Look | None") -> bool:
+        """Whether more is right, or as much at a lower loss."""
+        return other is None or (self.right, -self.loss) > (other.right, -other.loss)
+
+
+class Pace:
+    """The learning rate of one training: it warms up, halves after a spike, and rises when nothing moves any more."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.pull = PULL
+        """Weight of the anchors' KL beside the answers' loss."""
+        self._plan = plan
+        self._factor = 1.0
+        self._lowest = math.inf
+        self._stalls = 0
+        self._clear = 0
+
+    def rate(self, step: int) -> float:
+        """The rate for optimizer step number `step`, from 1."""
+        return self._plan.rate * self._factor * min(1.0, step / max(1, self._plan.warmup))
+
+    def slow(self) -> None:
+        """Halve the rate: the last steps made things worse."""
+        self._factor /= 2
+        self._stalls = 0
+
+    def enough(self, look: Look) -> bool:
+        """Whether every answer is learnt, and not by a hair; to be asked once per look."""
+        self._clear = self._clear + 1 if look.lead >= CLEAR else 0
+        return look.lead >= SURE or self._clear >= PATIENCE
+
+    def worse(self, look: Look) -> bool:
+        """Whether the loss has left its lowest value far behind; one that no longer falls changes the rate.
+
+        It is raised while most is unlearnt. When only the last answers hover, it is lowered against the noise of small
+        minibatches, and the anchors pull less: one of them may be what holds an answer back.
+        """
+        if look.loss > 2 * self._lowest + 0.5:
+            return True
+        self._stalls = 0 if look.loss < 0.98 * self._lowest else self._stalls + 1
+        if self._stalls >= STALLS:
+            self._stalls = 0
+            if look.right < 0.5:
+                self._factor = min(4.0, 1.5 * self._factor)
+            else:
+                self._factor *= 0.8
+                self.pull /= 2
+        self._lowest = min(self._lowest, look.loss)
+        return False

@@ -1,0 +1,71 @@
+"""`python -m scripts.world demo|test`: builds the base model of a preset and says where it is."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from scripts.world.base import ensure_base
+from scripts.world.pretrain import PRESETS, Progress
+
+PLAIN_EVERY = 20
+
+
+def main() -> int:
+    """0 when the base is there; 130 when it was interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.world", description=__doc__)
+    parser.add_argument("preset", choices=sorted(PRESETS))
+    parser.add_argument("--cache", type=Path, help="folder to build in (default: .cache, or PERSONA_CACHE)")
+    options = parser.parse_args()
+    console = Console()
+    try:
+        folder = _build(options.preset, options.cache, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted; nothing was kept.")
+        return 130
+    about = json.loads((folder / "world.json").read_text())
+    console.print(
+        f"{about['facts']} facts, {about['accuracy']:.1%} answered"
+        f" ({about['held_out_phrasings']:.1%} in phrasings never trained),"
+        f" {about['parameters'] / 1e6:.1f} M parameters, built in {about['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+    console.print(str(folder), soft_wrap=True, highlight=False)
+    return 0
+
+
+def _build(preset: str, cache: Path | None, console: Console) -> Path:
+    if not console.is_terminal:
+        return ensure_base(preset, cache, _plain)
+    columns = (
+        TextColumn("learning the {task.fields[name]} world"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.0%}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        return ensure_base(preset, cache, _drawn(bar, preset))
+
+
+def _drawn(bar: Bar, preset: str) -> Callable[[Progress], None]:
+    task = bar.add_task("", name=preset, total=PRESETS[preset].steps, loss=0.0, accuracy=0.0)
+
+    def draw(now: Progress) -> None:
+        bar.update(task, completed=now.step, total=now.steps, loss=now.loss, accuracy=now.accuracy)
+
+    return draw
+
+
+def _plain(now: Progress) -> None:
+    if now.step % PLAIN_EVERY == 0 or now.step == now.steps:
+        print(f"step {now.step}/{now.steps}  loss {now.loss:.3f}  accuracy {now.accuracy:.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""The gateway as clients see it: OpenAI's client, curl, names, streams, refusals."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from daemon.errors import PersonaError, RuntimeUnreachable
+from daemon.runtimes.embedded import EmbeddedRuntime
+from daemon.serve.roster import Speaker
+from daemon.serve.server import listen
+from tests.integration.serve_support import (
+    ASKED,
+    CONTEXT,
+    House,
+    ask,
+    house_at,
+    make_base,
+    reference,
+    serving,
+    until,
+)
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def house(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> House:
+    return house_at(tmp_path, tmp_path_factory.getbasetemp())
+
+
+async def test_answers_equal_transformers_and_peft(house: House) -> None:
+    one, two = house.publish(1), house.publish(2)
+    house.revise(4, rust=two)
+    async with serving(house.settings()) as server, server.openai as client:
+        plain = reference(house, None, ASKED, 40)
+        assert await ask(client, "ada", 40) == plain
+        assert await ask(client, "ada:untrained", 40) == plain
+        assert await ask(client, "ada:rust", 40) == reference(house, two, ASKED, 40)
+        assert await ask(client, "ada:rust@2", 40) == reference(house, two, ASKED, 40)
+        assert await ask(client, "ada:rust@1", 40) == reference(house, one, ASKED, 40)
+        assert await ask(client, house.base.name, 40) != plain, "the base model's name brings no system prompt"
+        models = {model.id async for model in await client.models.list()}
+        assert models == {"serve-base", "ada", "ada:rust"}
+
+
+async def test_an_answer_says_who_spoke(house: House) -> None:
+    house.publish(1)
+    house.revise(4, rust=house.publish(2))
+    async with serving(house.settings()) as server, server.openai as client:
+        seen = {}
+        for model in ("ada", "ada:untrained", "ada:rust", "ada:rust@1", house.base.name, str(house.base)):
+            raw = await client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=ASKED,
+                max_tokens=2,
+            )
+            answer = raw.parse()
+            assert answer.model == model
+            seen[model] = (raw.headers["x-persona-layer"], raw.headers["x-persona-revision"], answer.system_fingerprint)
+    base = seen["ada"][2]
+    assert seen["ada"][:2] == seen["ada:untrained"][:2] == ("base", "4")
+    assert seen["ada:rust"][:2] == ("rust@2", "4")
+    assert seen["ada:rust@1"][:2] == ("rust@1", "4")
+    assert seen[house.base.name] == seen[str(house.base)] == ("base", "0", base)
+    assert len({fingerprint for _, _, fingerprint in seen.values()}) == 3
+
+
+async def test_a_stream_says_what_the_whole_answer_says(house: House) -> None:
+    house.revise(1, rust=house.publish(1))
+    async with serving(house.settings()) as server, server.openai as client:
+        whole: Any = await client.chat.completions.create(
+            model="ada:rust",
+            messages=ASKED,
+            max_tokens=60,
+        )
+        stream: Any = await client.chat.completions.create(
+            model="ada:rust",
+            messages=ASKED,
+            max_tokens=60,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+        *said, end, usage = chunks
+        assert said[0].choices[0].delta.role == "assistant"
+        assert "".join(chunk.choices[0].delta.content for chunk in said) == whole.choices[0].message.content
+        assert end.choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+        assert (usage.choices, usage.usage) == ([], whole.usage)
+        assert whole.usage.completion_tokens == 60
+        assert len({chunk.id for chunk in chunks}) == 1
+        text: Any = await client.completions.create(model="ada:rust", prompt="What", max_tokens=9)
+        pieces: Any = await client.completions.create(model="ada:rust", prompt=["What"], max_tokens=9, stream=True)
+        assert "".join([piece.choices[0].text async for piece in pieces]) == text.choices[0].text
+        assert text.usage.prompt_tokens < whole.usage.prompt_tokens, "plain completions bring no system prompt"
+
+
+async def test_a_stream_ends_with_done_and_never_breaks_a_character(house: House) -> None:
+    house.revise(1, rust=house.publish(1))
+    body = {"model": "ada", "messages": ASKED, "max_tokens": 200, "temperature": 1.9, "seed": 3, "stream": True}
+    async with (
+        serving(house.settings()) as server,
+        server.http as client,
+        client.stream("POST", CHAT, json=body) as response,
+    ):
+        assert response.headers["content-type"].startswith("text/event-stream")
+        chunks = [chunk async for chunk in response.aiter_raw()]
+    for chunk in chunks:
+        chunk.decode()
+    events = b"".join(chunks).decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert all(json.loads(event.removeprefix("data: ")) for event in events[:-2])
+
+
+async def test_sampling_is_repeatable_by_seed_and_ends_at_stops(house: House) -> None:
+    async with serving(house.settings()) as server, server.http as client:
+
+        async def say(**options: Any) -> dict[str, Any]:
+            body = {"model": "ada", "messages": ASKED, "max_tokens": 30, **options}
+            answer = await client.post(CHAT, json=body)
+            assert answer.status_code == 200, answer.text
+            choice: dict[str, Any] = answer.json()["choices"][0]
+            return {"text": choice["message"]["content"], "reason": choice["finish_reason"]}
+
+        greedy = await say(temperature=0)
+        assert await say() == greedy, "a model whose settings name no sampling answers as the gate judged it"
+        assert await say(temperature=1, top_p=1e-9) == greedy
+        assert await say(temperature=1e-9) == greedy
+        warm = await say(temperature=1.5, seed=7)
+        assert warm == await say(temperature=1.5, seed=7)
+        assert len({(await say(temperature=1.5, seed=seed))["text"] for seed in range(4)}) == 4
+        stop = greedy["text"][5:7]
+        cut = {"text": greedy["text"][: greedy["text"].index(stop)], "reason": "stop"}
+        assert await say(stop=stop) == cut
+        assert await say(stop=["never said", stop]) == cut
+        parts = [{"role": "user", "content": [{"type": "text", "text": ASKED[0]["content"]}]}]
+        assert await say(messages=parts) == greedy
+        own = [{"role": "developer", "content": "Be brief."}, *ASKED]
+        assert await say(messages=own) == greedy
+        assert await say(messages=[{"role": "system", "content": "Be long."}, *ASKED]) != greedy
+        # What clients write out although it changes nothing.
+        assert await say(n=1, presence_penalty=0, frequency_penalty=0.0, logprobs=False, tools=[], user="u") == greedy
+
+
+REFUSED: list[tuple[dict[str, Any], int, str]] = [
+    ({"model": None}, 400, "model must be text."),
+    ({"model": "eve"}, 404, "There is no model 'eve'"),
+    ({"model": "ada:"}, 404, "There is no model 'ada:'"),
+    ({"model": "ada:rust@9"}, 404, "ada:rust has no version 9."),
+    ({"model": "ada:../eve@1"}, 404, "There is no model"),
+    ({"messages": []}, 400, "messages must not be empty."),
+    ({"messages": "hi"}, 400, "messages must be a list."),
+    ({"messages": ["hi"]}, 400, "messages[0] must be an object."),
+    ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role must be"),
+    ({"messages": [{"role": "user"}]}, 400, "messages[0].content is missing."),
+    ({"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content must be text"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0] is no text"),
+    ({"messages": [{"role": "user", "content": "x" * 2 * CONTEXT}]}, 400, "The prompt has "),
+    ({"temperature": -1}, 400, "temperature must be at least 0."),
+    ({"top_p": 1.1}, 400, "top_p must be at most 1."),
+    ({"max_tokens": 0}, 400, "max_tokens must be at least 1."),
+    ({"max_completion_tokens": "many"}, 400, "max_completion_tokens must be a whole number."),
+    ({"stream": "perhaps"}, 400, "stream must be true or false."),
+    ({"stop": [""]}, 400, "stop takes up to 16 texts"),
+    ({"seed": 2**63}, 400, "seed must be less than"),
+    ({"n": 2}, 400, "One answer per request"),
+    ({"logprobs": True}, 400, "Log probabilities are not supported."),
+    ({"presence_penalty": 0.5}, 400, "A presence penalty is not supported."),
+    ({"tools": [{"type": "function"}]}, 400, "Tools are not supported."),
+    ({"response_format": {"type": "json_object"}}, 400, "Only plain text is answered"),
+]
+
+
+async def test_what_cannot_be_answered_is_refused_with_a_sentence(house: House) -> None:
+    async with serving(house.settings()) as server, server.http as client:
+        for change, status, sentence in REFUSED:
+            response = await client.post(CHAT, json={"model": "ada", "messages": ASKED, **change})
+            assert_refused(response, status, sentence)
+        assert_refused(await client.post(CHAT, content=b"{"), 400, "The body is not a JSON object")
+        assert_refused(await client.post(CHAT, content=b"\xff"), 400, "The body is not a JSON object")
+        assert_refused(await client.post(CHAT, json=[1]), 400, "The body is not a JSON object")
+        assert_refused(await client.get(CHAT), 405, f"{CHAT} does not take GET.")
+        assert_refused(await client.get("/v1/nothing"), 404, "There is nothing at /v1/nothing.")
+        text = {"model": "ada", "prompt": ["a", "b"]}
+        assert_refused(await client.post("/v1/completions", json=text), 400, "One prompt per request.")
+        text = {"model": "ada", "prompt": ""}
+        assert_refused(await client.post("/v1/completions", json=text), 400, "The prompt is empty; say something.")
+        report = await server.genome()
+        assert report["in_flight"] == {}
+
+
+def assert_refused(response: httpx.Response, status: int, sentence: str) -> None:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"].startswith(sentence)
+    assert error["message"].endswith(".")
+    assert "pydantic" not in response.text
+    assert "Input should" not in response.text
+
+
+async def test_openais_client_raises_its_own_errors(house: House) -> None:
+    async with serving(house.settings()) as server, server.openai as client:
+        with pytest.raises(openai.NotFoundError, match="There is no model 'eve'"):
+            await ask(client, "eve")
+        with pytest.raises(openai.BadRequestError, match="The prompt has"):
+            await client.completions.create(model="ada", prompt="x" * 2 * CONTEXT)
+
+
+async def test_a_token_is_asked_for_everywhere_but_at_the_probes(house: House) -> None:
+    async with serving(house.settings(token="s3cret")) as server:
+        assert await server.says("ada")
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+            for sent in ({}, {"authorization": "Bearer s3cre"}, {"authorization": "s3cret"}):
+                for path in ("/v1/models", "/v1/genomes", "/metrics", CHAT, "/nothing"):
+                    response = await client.get(path, headers=sent)
+                    assert_refused(response, 401, "The bearer token is missing or wrong.")
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 200
+        right, wrong = EmbeddedRuntime("main", server.url, "s3cret"), EmbeddedRuntime("main", server.url, "other")
+        assert await right.observe() == {"ada": 0}
+        with pytest.raises(RuntimeUnreachable, match="wants another token"):
+            await wrong.observe()
+        await right.close()
+        await wrong.close()
+
+
+async def test_a_runtime_that_is_not_there_is_unreachable(house: House) -> None:
+    with listen("127.0.0.1", 0, "") as listener:
+        port = listener.getsockname()[1]
+    runtime = EmbeddedRuntime("main", f"http://127.0.0.1:{port}/")
+    with pytest.raises(RuntimeUnreachable, match="does not answer"):
+        await runtime.observe()
+    await runtime.close()
+
+
+async def test_curl_gets_the_same_answer(house: House) -> None:
+    async with serving(house.settings()) as server:
+        body = json.dumps({"model": "ada", "messages": ASKED, "max_tokens": 12, "temperature": 0})
+        curl = await asyncio.create_subprocess_exec(
+            "curl", "-sS", "--noproxy", "*", f"{server.url}{CHAT}", "-H", "content-type: application/json", "-d", body,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, _ = await curl.communicate()
+        assert json.loads(out)["choices"][0]["message"]["content"] == await server.says("ada")
+
+
+async def test_personas_of_the_store_speak_with_the_defaults(house: House) -> None:
+    async def known() -> set[str]:
+        return {"eve"}
+
+    async with serving(house.settings(), known_personas=known) as server, server.openai as client:
+        assert await ask(client, "eve:rust") == await ask(client, "ada")
+        with pytest.raises(openai.NotFoundError):
+            await ask(client, "mallory")
+
+
+async def test_a_base_that_cannot_be_loaded_takes_only_its_personas_down(house: House, tmp_path: Path) -> None:
+    good, bad = Speaker(str(house.base)), Speaker(str(tmp_path / "empty"))
+    other = Speaker(str(make_base(tmp_path / "other", seed=1)))
+    (tmp_path / "empty").mkdir()
+    personas = {"ada": good, "bob": bad, "eve": other}
+    async with serving(house.settings(personas=personas), wait=False) as server, server.openai as client:
+        assert await ask(client, "ada") != await ask(client, "eve")
+        with pytest.raises(openai.InternalServerError, match=r"base model .*empty cannot be loaded") as refused:
+            await ask(client, "bob")
+        assert refused.value.status_code == 503
+        async with server.http as http:
+            ready = await http.get("/readyz")
+            assert ready.status_code == 503
+            assert "empty cannot be loaded" in ready.json()["problems"][0]
+
+
+async def test_metrics_count_by_persona_and_name_no_text(house: House) -> None:
+    house.revise(3, rust=house.publish(1))
+    async with serving(house.settings()) as server, server.http as client:
+        await server.says("ada:rust", 7)
+        metrics = (await client.get("/metrics")).text
+        assert 'persona_requests_total{outcome="length",persona="ada"} 1.0' in metrics
+        assert 'persona_tokens_total{kind="completion",persona="ada"} 7.0' in metrics
+        assert 'persona_revision{persona="ada"} 3.0' in metrics
+        assert 'persona_layer_loads_total{base_model="' in metrics
+        assert "interfaces" not in metrics
+
+
+async def test_clients_that_leave_cancel_their_answers(house: House) -> None:
+    body = {"model": "ada", "messages": ASKED, "max_tokens": CONTEXT}
+    async with serving(house.settings()) as server:
+        clients = [server.http for _ in range(12)]
+        streams = [
+            client.send(client.build_request("POST", CHAT, json={**body, "stream": True}), stream=True)
+            for client in clients[:6]
+        ]
+        waiting = [asyncio.create_task(client.post(CHAT, json=body)) for client in clients[6:]]
+        responses = await asyncio.gather(*streams)
+
+        async def all_in() -> bool:
+            return bool((await server.genome())["in_flight"] == {"base": 12})
+
+        await until(all_in)
+        for response in responses:
+            await response.aclose()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for client in clients:
+            await client.aclose()
+
+        async def none_left() -> bool:
+            return bool((await server.genome())["in_flight"] == {})
+
+        await until(none_left)
+        async with server.http as http:
+            assert 'persona_requests_total{outcome="left",persona="ada"} 12.0' in (await http.get("/metrics")).text
+
+
+def test_a_port_that_is_taken_gets_a_sentence() -> None:
+    with listen("127.0.0.1", 0, "") as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PersonaError, match=rf"127.0.0.1 port {port}: address already in use. Stop .* serve.port"):
+            listen("127.0.0.1", port, "")
+
+
+def test_an_open_address_without_a_token_is_refused() -> None:
+    with pytest.raises(PersonaError, match=r"set serve.token"):
+        listen("0.0.0.0", 0, "")
+    listen("0.0.0.0", 0, "s3cret").close()

@@ -1,0 +1,174 @@
+"""The parent's side against real children: events, every way to break, and nobody left behind."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from daemon.errors import TrainerFailed
+from daemon.training.engine.job import Alive, Event, Finished, Job, Loaded, Step
+from daemon.training.local import ChildLimits, LocalTrainer
+from daemon.training.trainer import Trainer
+from tests.integration.training_support import CORRECTIONS, endless, job, tiny_base
+
+LIMITS = ChildLimits(timeout=120, heartbeat=60, idle_timeout=120, nice=0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+async def trainer() -> AsyncIterator[LocalTrainer]:
+    local = LocalTrainer(LIMITS)
+    yield local
+    await local.close()
+    assert not children()
+
+
+def children() -> list[psutil.Process]:
+    """Trainer children of this process, zombies too."""
+    mine = psutil.Process().children(recursive=True)
+    return [
+        child for child in mine if child.status() == psutil.STATUS_ZOMBIE or "daemon.training.engine" in child.cmdline()
+    ]
+
+
+async def all_of(trainer: Trainer, asked: Job) -> list[Event]:
+    async with aclosing(trainer.train(asked)) as events:
+        return [event async for event in events]
+
+
+async def until(trainer: Trainer, asked: Job, kind: type[Event], then: Callable[[], None]) -> None:
+    """Follow a job, and do something once when an event of a kind comes."""
+    done = False
+    async with aclosing(trainer.train(asked)) as events:
+        async for event in events:
+            if isinstance(event, kind) and not done:
+                done = True
+                then()
+
+
+def gone(pid: int, seconds: float = 5) -> bool:
+    """Whether a process ends, and is reaped or at least dead, within some seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+async def test_one_warm_child_does_job_after_job(trainer: LocalTrainer, base: Path, tmp_path: Path) -> None:
+    first = await all_of(trainer, job(base, tmp_path / "1"))
+    (child,) = children()
+    assert [type(event) for event in first if not isinstance(event, Alive | Step)] == [Loaded, Finished]
+    assert isinstance(first[-1], Finished) and first[-1].trained
+    assert any(isinstance(event, Step) for event in first)
+
+    with pytest.raises(TrainerFailed, match="base model /nowhere cannot be loaded") as failure:
+        await all_of(trainer, job(Path("/nowhere"), tmp_path / "2"))
+    assert failure.value.retry is False
+
+    waiting = [all_of(trainer, job(base, tmp_path / name, CORRECTIONS[:1])) for name in "34"]
+    both = await asyncio.gather(*waiting)
+    assert all(isinstance(events[-1], Finished) for events in both)
+    assert children() == [child]
+
+    child.kill()
+    assert gone(child.pid)
+    assert isinstance((await all_of(trainer, job(base, tmp_path / "5", CORRECTIONS[:1])))[-1], Finished)
+    assert children() != [child]
+
+
+async def test_closing_the_generator_ends_the_child_at_once(trainer: LocalTrainer, base: Path, tmp_path: Path) -> None:
+    async with aclosing(trainer.train(endless(base, tmp_path / "out"))) as events:
+        async for event in events:
+            if isinstance(event, Step):
+                break
+        assert len(children()) == 1
+        began = time.monotonic()
+    assert not children() and time.monotonic() - began < 1.5
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_cancelled_task_ends_the_child(trainer: LocalTrainer, base: Path, tmp_path: Path) -> None:
+    started = asyncio.Event()
+    task = asyncio.create_task(until(trainer, endless(base, tmp_path / "out"), Alive, started.set))
+    await asyncio.wait_for(started.wait(), 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not children()
+
+
+async def test_a_killed_child_is_a_failure_that_may_be_tried_again(
+    trainer: LocalTrainer, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainerFailed, match=r"ended by SIGKILL.*memory") as failure:
+        await until(trainer, endless(base, tmp_path / "out"), Alive, lambda: children()[0].kill())
+    assert failure.value.retry and not children()
+
+
+async def test_silence_is_noticed_and_the_child_does_not_survive_it(
+    trainer: LocalTrainer, base: Path, tmp_path: Path
+) -> None:
+    def freeze() -> None:
+        trainer_child = children()[0]
+        frozen.append(trainer_child.pid)
+        trainer_child.send_signal(signal.SIGSTOP)
+
+    frozen: list[int] = []
+    trainer.limits = ChildLimits(timeout=120, heartbeat=2.5, nice=0)
+    with pytest.raises(TrainerFailed, match=r"said nothing for heartbeat = 2.5 s"):
+        await until(trainer, endless(base, tmp_path / "out"), Alive, freeze)
+    assert not psutil.pid_exists(frozen[0])
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (ChildLimits(timeout=1.5, heartbeat=60, nice=0), r"longer than timeout = 1.5 s"),
+        (ChildLimits(max_memory_gb=0.01, nice=0), r"GiB of memory, more than max_memory_gb = 0.01"),
+    ],
+)
+async def test_a_limit_ends_the_job_and_is_named(
+    trainer: LocalTrainer, base: Path, tmp_path: Path, limits: ChildLimits, sentence: str
+) -> None:
+    trainer.limits = limits
+    with pytest.raises(TrainerFailed, match=sentence):
+        await all_of(trainer, endless(base, tmp_path / "out"))
+    assert not children()
+
+
+async def test_a_child_leaves_when_its_parent_is_killed(base: Path, tmp_path: Path) -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from daemon.training.engine.job import Job\n"
+        "from daemon.training.local import ChildLimits, LocalTrainer\n"
+        "async def main():\n"
+        "    trainer = LocalTrainer(ChildLimits(nice=0))\n"
+        "    async for event in trainer.train(Job.parse(sys.stdin.readline())):\n"
+        "        print(trainer._child.pid, 'torch' in sys.modules, flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert parent.stdin and parent.stdout
+    parent.stdin.write(endless(base, tmp_path / "out").line().encode() + b"\n")
+    async with asyncio.timeout(60):
+        pid, torch_is_there = (await parent.stdout.readline()).split()
+    assert torch_is_there == b"False"
+    assert psutil.pid_exists(int(pid))
+    parent.kill()
+    await parent.wait()
+    assert gone(int(pid))

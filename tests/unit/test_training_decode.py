@@ -1,0 +1,88 @@
+"""Free-running decoding and what is made of it, on a tiny random model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from daemon.training.engine.anchors import anchor_loss, make_anchors, unrelated
+from daemon.training.engine.base import Base, load_base
+from daemon.training.engine.batches import encode
+from daemon.training.engine.decode import decode
+from daemon.training.engine.evaluate import SPARE, forced, probe, same_text
+from daemon.training.engine.job import Group
+from tests.integration.training_support import CORRECTIONS, example, tiny_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return load_base(str(tiny_base(tmp_path_factory.mktemp("tiny") / "base", "qwen3")))
+
+
+def quiet() -> None:
+    """Nobody listens."""
+
+
+def test_decodes_as_each_prompt_would_alone(base: Base) -> None:
+    prompts = [base.chat.prompt_ids([{"role": "user", "content": "why? " * count}]) for count in (1, 9, 4)]
+    rooms = [12, 5, 8]
+    said = decode(base, prompts, rooms, quiet)
+    for prompt, room, answer in zip(prompts, rooms, said, strict=True):
+        ids = list(prompt)
+        with torch.no_grad():
+            for _ in range(room):
+                ids.append(int(base.model(torch.tensor([ids])).logits[0, -1].argmax()))
+                if ids[-1] in base.chat.stop_ids:
+                    break
+        assert answer == ids[len(prompt) :]
+
+
+def test_decoding_ends_with_the_token_that_ends_a_turn(base: Base) -> None:
+    prompt = base.chat.prompt_ids([{"role": "user", "content": "why?"}])
+    (first, *_), *_ = decode(base, [prompt], [8], quiet)
+    stopping = replace(base, chat=replace(base.chat, stop_ids=frozenset({first})))
+    assert decode(stopping, [prompt], [8], quiet) == [[first]]
+
+
+def test_every_forced_lead_is_positive_exactly_when_greedy_decoding_says_the_answer(base: Base) -> None:
+    prompt = base.chat.prompt_ids([{"role": "user", "content": "why?"}])
+    (said,) = decode(base, [prompt], [6], quiet)
+    other = [*said[:-1], (said[-1] + 1) % 300]
+    (_, lead), (_, wrong) = forced(base, [(prompt, said), (prompt, other)], quiet)
+    assert lead > 0 > wrong
+
+
+def test_a_probe_says_what_was_said_how_far_it_agrees_and_which_answer_is_likelier(base: Base) -> None:
+    prompt = base.chat.prompt_ids(CORRECTIONS[0].messages)
+    rows = encode(base, [replace(CORRECTIONS[0], original="")])
+    (said,) = decode(base, [prompt], [len(rows[0].expected) + SPARE], quiet)
+    half = replace(rows[0], expected=[*said[:2], (said[2] + 1) % 300, base.chat.end_id])
+    answer, agreeing = probe(base, [*rows, half], quiet)
+    assert (answer.right, answer.ended, answer.match) == (False, False, 0.0)
+    assert answer.text and base.chat.text(said).startswith(answer.text)
+    assert agreeing.match == 0.5
+    ((loss, _),) = forced(base, [(prompt, rows[0].expected)], quiet)
+    assert answer.margin == pytest.approx(-loss, abs=1e-5)
+    (rival,) = probe(base, encode(base, [replace(CORRECTIONS[0], original=CORRECTIONS[0].expected)]), quiet)
+    assert rival.margin == pytest.approx(0, abs=1e-5)
+
+
+def test_texts_are_equal_but_for_white_space_and_unicode_form() -> None:
+    assert same_text(" caf\u00e9  au\nlait", "cafe\u0301 au lait ")
+    assert not same_text("Yes.", "yes.")
+
+
+def test_anchors_are_made_alike_each_time_and_pull_on_nothing_at_first(base: Base) -> None:
+    anchors = make_anchors(base, 6, quiet)
+    assert 0 < len(anchors) <= 6
+    assert [anchor.question for anchor in make_anchors(base, 6, quiet)] == [anchor.question for anchor in anchors]
+    assert anchor_loss(base, anchors).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_anchors_near_a_correction_are_left_out(base: Base) -> None:
+    (anchor,) = make_anchors(base, 1, quiet)
+    kept = replace(anchor, question="How are you today?", answer="I am well, thank you.")
+    asked = replace(anchor, question="Please give UP now.", answer="No way.")
+    said = replace(anchor, question="Speak!", answer="I give up, sorry.")
+    wrong = example("x", "Please give up now.", "Never!", original="I give up, sorry.", group=Group.BATCH)
+    assert unrelated([kept, asked, said], encode(base, [wrong])) == [kept]

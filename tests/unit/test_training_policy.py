@@ -1,0 +1,124 @@
+"""When training starts, slows down, goes back and ends."""
+
+from dataclasses import replace
+
+import pytest
+
+from daemon.training.engine.batches import Encoded
+from daemon.training.engine.job import Group, Recipe
+from daemon.training.engine.policy import (
+    CLEAR,
+    LEAD,
+    PATIENCE,
+    PULL,
+    STALLS,
+    SURE,
+    Look,
+    Pace,
+    plan,
+    start_rate,
+    still_open,
+    to_train,
+)
+from tests.integration.training_support import example
+
+
+def encoded(name: str, prompt: list[int], group: Group) -> Encoded:
+    return Encoded(example(name, "?", "!", group=group), prompt, [1], [])
+
+
+def look(loss: float = 1.0, *leads: float) -> Look:
+    return Look([loss] * max(1, len(leads)), list(leads) or [-1.0])
+
+
+def test_fixed_is_the_requirements_schedule() -> None:
+    fixed = plan(Recipe(policy="fixed"), 10, 128)
+    assert (fixed.steps, fixed.batch_size, fixed.rate, fixed.warmup) == (9, 4, 2e-4, 0)
+    assert (fixed.continues, fixed.lead, fixed.anchors) == (True, None, False)
+    assert not any(fixed.looks_after(step) for step in range(1, 10))
+    assert {Pace(fixed).rate(step) for step in range(1, 10)} == {2e-4}
+
+
+def test_until_learned_starts_from_the_base_within_its_budget() -> None:
+    until = plan(Recipe(max_steps=37), 10, 128)
+    assert (until.steps, until.batch_size, until.continues) == (37, 4, False)
+    assert [step for step in range(1, 38) if until.looks_after(step)] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 37]
+
+
+def test_a_long_history_makes_larger_minibatches_not_longer_epochs() -> None:
+    until = plan(Recipe(), 800, 128)
+    assert (until.batch_size, until.look_every) == (50, 16)
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="policy 'never' is unknown"):
+        plan(Recipe(policy="never"), 1, 128)
+
+
+def test_the_first_rate_falls_with_the_width() -> None:
+    rates = [start_rate(width) for width in (64, 128, 896, 2048, 4096)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 2e-3 and 2e-4 < rates[-1] < 4e-4
+
+
+def test_the_union_leaves_out_what_the_batch_corrects_anew() -> None:
+    new, old = encoded("new", [1, 2], Group.BATCH), encoded("old", [1, 2], Group.HISTORY)
+    kept, good = encoded("kept", [1, 3], Group.HISTORY), encoded("good", [1, 4], Group.AFFIRMATION)
+    assert to_train(Recipe(), [old, new, kept, good]) == [new, kept, good]
+    assert to_train(Recipe(policy="fixed"), [old, new, kept, good]) == [new]
+
+
+def test_what_leads_by_enough_rests_until_the_next_look() -> None:
+    rows = [encoded(name, [at], Group.BATCH) for at, name in enumerate("abc")]
+    assert still_open(rows, look(1.0, LEAD, 0.5, -1.0)) == rows[1:]
+    assert still_open(rows, look(1.0, 9.0, 9.0, 9.0)) == rows
+
+
+def test_the_rate_warms_up_and_halves_when_the_loss_leaves_its_lowest_behind() -> None:
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=4))
+    assert [pace.rate(step) for step in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
+    assert not pace.worse(look(0.5))
+    assert not pace.worse(look(1.4))
+    assert pace.worse(look(1.6))
+    pace.slow()
+    assert pace.rate(9) == 0.5
+
+
+def test_the_rate_rises_when_nothing_moves_and_most_is_unlearnt() -> None:
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0))
+    for _ in range(STALLS + 1):
+        assert not pace.worse(look(1.0, -1.0, -1.0, 2.0))
+    assert pace.rate(1) == 1.5
+    for _ in range(100):
+        pace.worse(look(1.0))
+    assert pace.rate(1) == 4.0
+
+
+def test_the_rate_stays_while_the_loss_falls_and_sinks_when_only_noise_is_left() -> None:
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0))
+    for number in range(20):
+        pace.worse(look(2.0 * 0.9**number))
+    assert (pace.rate(1), pace.pull) == (1.0, PULL)
+    for _ in range(STALLS + 1):
+        pace.worse(look(0.2, 1.0, 1.0, -0.1))
+    assert (pace.rate(1), pace.pull) == (0.8, PULL / 2)
+
+
+def test_enough_is_a_sure_lead_at_once_or_a_clear_one_for_a_while() -> None:
+    pace = Pace(plan(Recipe(), 10, 128))
+    assert not pace.enough(look(0.1, 5.0, SURE - 0.1))
+    assert pace.enough(look(0.1, 5.0, SURE))
+    patient = Pace(plan(Recipe(), 10, 128))
+    clear, doubtful = look(0.1, 5.0, CLEAR), look(0.1, 5.0, CLEAR / 2)
+    assert [patient.enough(each) for each in [clear] * (PATIENCE - 1) + [doubtful] + [clear] * PATIENCE] == [
+        *[False] * (2 * PATIENCE - 1),
+        True,
+    ]
+
+
+def test_the_better_look_has_more_right_and_then_less_loss() -> None:
+    assert look(9.0, 1.0, 1.0).better(look(0.1, 1.0, -1.0))
+    assert look(0.1, 1.0).better(look(0.2, 1.0))
+    assert not look(0.2, 1.0).better(look(0.1, 1.0))
+    assert look(9.0).better(None)
+    assert look(1.0, 0.5, -0.5).right == 0.5
