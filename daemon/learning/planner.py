@@ -32,9 +32,12 @@ class Plan:
 class Wishes:
     """What makes traits due besides their backlog: cron times that came, and what admins asked for."""
 
-    cron: frozenset[TraitKey] = frozenset()
+    cron: frozenset[str] = frozenset()
+    """Cron expressions of which a time has come."""
     requests: tuple[tuple[str | None, str | None], ...] = ()
     """Persona and trait of each request; None is any."""
+    hurried: bool = False
+    """There will be no later look: no burst is waited for."""
 
     def asks_for(self, key: TraitKey) -> bool:
         """Whether an admin asked for this trait."""
@@ -117,9 +120,9 @@ class Planner:
         return Circumstances(
             last=await self.store.runs.last_ended(backlog.key),
             settings_hash=settings.settings_hash,
-            cron=backlog.key in wishes.cron,
+            cron=settings.triggers.cron in wishes.cron,
             requested=wishes.asks_for(backlog.key),
-            quiet_for=now - growth.grown_at if growth else float("inf"),
+            quiet_for=now - growth.grown_at if growth and not wishes.hurried else float("inf"),
             waited=now - growth.due_since if growth and growth.due_since is not None else 0.0,
         )
 

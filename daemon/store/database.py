@@ -71,9 +71,13 @@ class Database:
                 reraise=True,
             ):
                 with attempt:
-                    transaction = await self._writer.begin()
-            async with transaction:
+                    await self._writer.begin()
+            try:
                 yield self._writer
+                await self._writer.commit()
+            except BaseException:
+                await self._writer.rollback()
+                raise
 
     async def changed(self) -> bool:
         """Whether another connection has committed since the last call; our own writes do not count."""

@@ -34,8 +34,9 @@ class StoreLock:
     def update(self, note: dict[str, Any]) -> None:
         """Replace the note; only the holder may."""
         assert self._descriptor is not None, "the lock is not held"
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(note).encode(), 0)
+        text = json.dumps(note).encode()
+        # One write, blanks over what was longer before: a reader sees the old note or the new one.
+        os.pwrite(self._descriptor, text.ljust(os.fstat(self._descriptor).st_size), 0)
 
     def release(self) -> None:
         """Let go; the file stays, so that nobody ever locks a file that another is about to remove."""

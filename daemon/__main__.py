@@ -1,0 +1,5 @@
+"""`python -m daemon` is `persona`."""
+
+from daemon.cli.main import main
+
+main()

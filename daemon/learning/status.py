@@ -1,0 +1,115 @@
+"""The status document: what is pending and why it is not due, what runs, what speaks, what serves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from daemon import __version__
+from daemon.config.settings import Config
+from daemon.domain import Backlog, Genome, RuntimeState, Tally, TraitKey
+from daemon.learning.planner import Planner
+from daemon.store.store import Store
+
+Document = dict[str, Any]
+
+
+async def document(store: Store, config: Config, note: Mapping[str, Any] | None) -> Document:
+    """Everything an admin asks first; `note` is what a living daemon left beside its lock, None when there is none."""
+    return {
+        "daemon": _daemon(note),
+        "traits": await _traits(store, config),
+        "runs": await _runs(store, note or {}),
+        "genomes": [_genome(genome) for genome in await store.genomes.all()],
+        "runtimes": _runtimes(config, await store.runtimes.all()),
+    }
+
+
+def _daemon(note: Mapping[str, Any] | None) -> Document:
+    if note is None:
+        return {"state": "stopped", "pid": None, "since": None, "version": __version__}
+    return {key: note.get(key) for key in ("state", "pid", "since", "version")}
+
+
+async def _traits(store: Store, config: Config) -> list[Document]:
+    judgements = {judgement.backlog.key: judgement for judgement in await Planner(store, lambda: config).judge()}
+    genomes = {genome.persona: genome for genome in await store.genomes.all()}
+    traits = []
+    for tally in await store.corrections.tally():
+        judgement = judgements.get(tally.key)
+        backlog = judgement.backlog if judgement else None
+        why = judgement.due.why if judgement else _quiet(tally)
+        traits.append(_trait(tally, backlog, genomes.get(tally.key.persona), why))
+        traits[-1]["due"] = bool(judgement and judgement.due.due)
+    return traits
+
+
+def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, why: str) -> Document:
+    expression = genome.traits.get(tally.key.trait) if genome else None
+    layer = expression.layer if expression else None
+    return {
+        "persona": tally.key.persona,
+        "trait": tally.key.trait,
+        "pending": tally.pending,
+        "affirmations": backlog.affirmations if backlog else 0,
+        "claimed": tally.claimed,
+        "used": tally.used,
+        "quarantined": tally.quarantined,
+        "due": False,
+        "why": why,
+        "layer": {"version": layer.version, "state": layer.state, "pinned": expression.pinned}
+        if layer and expression
+        else None,
+    }
+
+
+def _quiet(tally: Tally) -> str:
+    return "a run of it is under way" if tally.claimed else "no corrections"
+
+
+async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
+    progress = note.get("progress") or {}
+    return [
+        {
+            "id": run.id,
+            "persona": run.key.persona,
+            "trait": run.key.trait,
+            "state": run.state,
+            "version": run.version,
+            "attempt": run.attempt,
+            "corrections": len(await store.corrections.claimed_by(run.id)),
+            "reason": run.reason,
+            **{name: progress.get(run.id, {}).get(name) for name in ("step", "steps", "loss", "eta_s", "learnt")},
+        }
+        for run in await store.runs.live()
+    ]
+
+
+def _genome(genome: Genome) -> Document:
+    versions = {trait: said.layer.version for trait, said in genome.traits.items() if said.layer}
+    return {"persona": genome.persona, "revision": genome.revision, "traits": versions}
+
+
+def _runtimes(config: Config, states: list[RuntimeState]) -> list[Document]:
+    kinds = {name: runtime.kind for name, runtime in config.runtimes.items()} or {"embedded": "embedded"}
+    seen = [
+        {
+            "name": state.runtime,
+            "kind": kinds[state.runtime],
+            "persona": state.persona,
+            "desired": state.desired,
+            "observed": state.observed,
+            "state": state.state,
+            "error": state.error,
+        }
+        for state in states
+        if state.runtime in kinds
+    ]
+    unseen = kinds.keys() - {state["name"] for state in seen}
+    idle = {"persona": None, "desired": 0, "observed": None, "state": "idle", "error": None}
+    return seen + [{"name": name, "kind": kinds[name], **idle} for name in sorted(unseen)]
+
+
+def one_line(traits: list[Document], run: TraitKey | None) -> str:
+    """The state of the service in a few words, as systemd shows it."""
+    pending = sum(trait["pending"] for trait in traits)
+    waiting = f"{pending} corrections pending in {sum(trait['pending'] > 0 for trait in traits)} traits"
+    return f"training {run}; {waiting}" if run else waiting

@@ -1,0 +1,139 @@
+"""The loops of the daemon, one function each; whichever dies takes the service down, and systemd restarts it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from watchfiles import Change, awatch
+
+from daemon.domain import Run, RunState, TraitKey
+from daemon.learning import status
+from daemon.learning.planner import Plan
+from daemon.service.daemon import Daemon
+
+_STEP_MS = 200
+"""How often the file watcher's thread looks for events: soon enough for people, seldom enough to idle."""
+_DEBOUNCE_MS = 400
+_RESCAN_S = 60.0
+"""Longest time between two looks of the planner: whatever a clock did, a trait that is due is found."""
+
+_log = structlog.get_logger()
+
+
+async def watch_store(daemon: Daemon) -> None:
+    """Wake the planner when somebody else wrote to the store: on file events, and at a slow beat besides."""
+    path = daemon.config().store.path
+    names = {path.name, f"{path.name}-wal"}
+
+    def is_store(_change: Change, changed: str) -> bool:
+        return Path(changed).name in names
+
+    beat = int(daemon.config().service.beat * 1000)
+    async for _ in awatch(
+        path.parent,
+        watch_filter=is_store,
+        debounce=_DEBOUNCE_MS,
+        step=_STEP_MS,
+        rust_timeout=beat,
+        yield_on_timeout=True,
+        recursive=False,
+        stop_event=daemon.wakes.stop,
+    ):
+        if await daemon.store.changed():
+            daemon.wakes.planner.set()
+
+
+async def watch_config(daemon: Daemon) -> None:
+    """Reload config.toml when it is saved."""
+    source = daemon.config().source
+
+    def is_config(_change: Change, changed: str) -> bool:
+        return Path(changed).name == source.name
+
+    async for _ in awatch(
+        source.parent,
+        watch_filter=is_config,
+        debounce=_DEBOUNCE_MS,
+        step=_STEP_MS,
+        recursive=False,
+        stop_event=daemon.wakes.stop,
+    ):
+        daemon.reload()
+
+
+async def plan(daemon: Daemon) -> None:
+    """Answer admins, and turn what is due into runs, whenever something happened or its time has come."""
+    known: dict[TraitKey, int] = {}
+    while True:
+        daemon.wakes.planner.clear()
+        await daemon.admin.serve()
+        made = await daemon.planner.plan(daemon.wishlist.take())
+        known = _say_what_came(made, known)
+        for run in made.runs:
+            _log.info(
+                "run.planned", persona=run.key.persona, trait=run.key.trait, run=run.id, version=run.version,
+                reason=run.trigger,
+            )  # fmt: skip
+        daemon.wakes.conductor.set()
+        daemon.reconciler.wake()
+        _tell_status(daemon, made)
+        daemon.schedule.wake_in(_RESCAN_S if made.again_in is None else min(made.again_in, _RESCAN_S))
+        await daemon.wakes.planner.wait()
+
+
+def _say_what_came(made: Plan, known: dict[TraitKey, int]) -> dict[TraitKey, int]:
+    """Log what the planner sees that it did not see before; what it knows now."""
+    seen = {judgement.backlog.key: judgement.backlog.pending for judgement in made.judgements}
+    for judgement in made.judgements:
+        backlog, due = judgement.backlog, judgement.due
+        if backlog.pending > known.get(backlog.key, 0):
+            key = backlog.key
+            _log.info(
+                "corrections.seen", persona=key.persona, trait=key.trait, corrections=backlog.pending, due=due.due,
+                why=due.why,
+            )  # fmt: skip
+    return seen
+
+
+def _tell_status(daemon: Daemon, made: Plan) -> None:
+    if daemon.conducting is None:
+        traits = [{"pending": judgement.backlog.pending} for judgement in made.judgements]
+        daemon.notifier.status(status.one_line(traits, None))
+
+
+async def conduct(daemon: Daemon) -> None:
+    """Carry one run after the other as far as it goes; those that share a base follow each other."""
+    base = ""
+    while True:
+        daemon.wakes.conductor.clear()
+        run, wait = _next(await daemon.store.runs.live(), base, daemon.base_of)
+        if run is None:
+            try:
+                async with asyncio.timeout(wait):
+                    await daemon.wakes.conductor.wait()
+            except TimeoutError:
+                pass
+            continue
+        base = daemon.base_of(run)
+        await daemon.conduct(run)
+        daemon.wakes.planner.set()
+
+
+def _next(runs: list[Run], base: str, base_of: Callable[[Run], str]) -> tuple[Run | None, float | None]:
+    """The run to carry on with, else how long until one may be tried again, in seconds."""
+    waiting = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
+    now = time.time()
+    ready = [run for run in waiting if run.not_before <= now]
+    if ready:
+        return min(ready, key=lambda run: (run.state is not RunState.PROMOTING, base_of(run) != base)), None
+    return None, min((run.not_before - now for run in waiting), default=None)
+
+
+async def show_life(daemon: Daemon) -> None:
+    """Tell systemd's watchdog that the event loop turns."""
+    period = daemon.notifier.watchdog_s
+    while period:
+        daemon.notifier.alive()
+        await asyncio.sleep(period / 2)

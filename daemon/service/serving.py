@@ -1,0 +1,64 @@
+"""`persona serve` as a service: the server, told what the config says, with systemd told how it fares."""
+
+import asyncio
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from daemon.config.settings import Config
+from daemon.errors import StoreError
+from daemon.service.logs import configure_logs
+from daemon.service.notify import Notifier
+from daemon.store.store import open_store
+
+
+async def serve(config: Config) -> None:
+    """Serve until asked to stop; raises PersonaError when it cannot."""
+    configure_logs(config.log)
+    # Threads that spin while they wait starve each other on shared cores; read once, when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from daemon.serve.roster import Speaker
+    from daemon.serve.server import ServeSettings, serve
+
+    notifier = Notifier()
+
+    def ready(url: str) -> None:
+        notifier.status(f"serving at {url}")
+        notifier.ready()
+
+    settings = ServeSettings(
+        layers=Path(config.layers.directory),
+        default=Speaker(config.defaults.base_model, config.defaults.system_prompt),
+        personas={
+            persona: Speaker(config.persona(persona).base_model, config.persona(persona).system_prompt)
+            for persona in config.personas
+        },
+        host=config.serve.host,
+        port=config.serve.port,
+        token=config.serve.token.get_secret_value(),
+        memory=int(config.serve.memory_gb * 10**9),
+        max_tokens=config.serve.max_tokens,
+        threads=config.serve.threads,
+        grace=config.service.grace,
+    )
+
+    async def corrected() -> Collection[str]:
+        # The server runs with the store away, too.
+        with suppress(StoreError):
+            async with open_store(config.store.path) as store:
+                return await store.corrections.personas()
+        return ()
+
+    life = asyncio.create_task(_show_life(notifier))
+    try:
+        await serve(settings, corrected, ready)
+    finally:
+        notifier.stopping()
+        life.cancel()
+
+
+async def _show_life(notifier: Notifier) -> None:
+    while period := notifier.watchdog_s:
+        notifier.alive()
+        await asyncio.sleep(period / 2)

@@ -1,0 +1,132 @@
+"""What the loops of one daemon share: the config of the moment, what wakes whom, and the note left for others."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import structlog
+
+from daemon import __version__
+from daemon.config.settings import RESTART, Config, restart_needed
+from daemon.domain import Run
+from daemon.errors import ConfigInvalid
+from daemon.learning.planner import Wishes
+from daemon.service.notify import Notifier
+from daemon.store.lock import StoreLock
+from daemon.store.rows import iso
+from daemon.training.engine.job import Step
+
+_NOTE_EVERY_S = 0.5
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Wakes:
+    """Events that loops wait for."""
+
+    planner: asyncio.Event = field(default_factory=asyncio.Event)
+    conductor: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LiveConfig:
+    """The config of the moment; a reload replaces it, unless the new one is invalid."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def __call__(self) -> Config:
+        """The config as it is now."""
+        return self._config
+
+    def reload(self) -> bool:
+        """Read the file again; an invalid one is refused with its sentences, and what needs a restart waits for one."""
+        try:
+            new = Config.load(self._config.source)
+        except ConfigInvalid as error:
+            _log.error("config.refused", reason=str(error))
+            return False
+        later = restart_needed(self._config, new)
+        kept = {section: getattr(self._config, section) for section in RESTART}
+        changed = new != self._config
+        self._config = new.model_copy(update=kept)
+        if changed:
+            _log.info("config.reloaded", needs_restart=later)
+        return changed
+
+
+class Note:
+    """What this daemon leaves beside its lock, so that `persona status` can tell without asking it."""
+
+    def __init__(self, lock: StoreLock, notifier: Notifier) -> None:
+        self._lock = lock
+        self._notifier = notifier
+        self._written = 0.0
+        self._values: dict[str, Any] = {
+            "state": "starting",
+            "pid": os.getpid(),
+            "since": iso(time.time()),
+            "version": __version__,
+            "progress": {},
+        }
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The note as it is now."""
+        return self._values
+
+    def acquire(self) -> None:
+        """Take the store's lock, and leave the note with it; raises StoreHeld."""
+        self._lock.acquire(self._values)
+
+    def release(self) -> None:
+        """Let go of the lock, and say so in what stays behind."""
+        self.state("stopped")
+        self._lock.release()
+
+    def state(self, state: str) -> None:
+        """Move the daemon on: ready, draining, stopped."""
+        self._values["state"] = state
+        self._lock.update(self._values)
+
+    def step(self, run: Run, step: Step | None) -> None:
+        """Note the progress of a run, or that it has none any more."""
+        if step is None:
+            self._values["progress"].pop(run.id, None)
+        elif time.monotonic() - self._written < _NOTE_EVERY_S:
+            return
+        else:
+            self._values["progress"][run.id] = asdict(step)
+            self._notifier.status(f"training {run.key} v{run.version}: step {step.step} of at most {step.steps}")
+        self._written = time.monotonic()
+        self._lock.update(self._values)
+
+
+class Wishlist:
+    """Wishes that came by signal or by cron, until the planner takes them."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._cron: set[str] = set()
+        self._everything = False
+
+    def everything(self) -> None:
+        """Train all that is pending."""
+        self._everything = True
+        self._wake()
+
+    def at(self, cron: str) -> None:
+        """A time of this cron expression has come."""
+        self._cron.add(cron)
+        self._wake()
+
+    def take(self) -> Wishes:
+        """What was wished for since the last call."""
+        wishes = Wishes(frozenset(self._cron), ((None, None),) if self._everything else ())
+        self._cron.clear()
+        self._everything = False
+        return wishes
