@@ -200,3 +200,5 @@ class AdminRequest:
     state: str
     result: Mapping[str, Any] | None
     requested_by: str
+    problem: str | None = None
+    """Why its args cannot be read, as a sentence."""

@@ -7,6 +7,8 @@ PersonaError
 ├── GateRejected               4
 ├── StoreError                 1
 │   ├── StoreHeld             75
+│   ├── StoreBusy             75
+│   ├── RowRefused             1
 │   └── StoreNewer             1
 ├── RunError                   1
 │   ├── ClaimLost              1
@@ -17,6 +19,7 @@ PersonaError
 ├── BaseModelUnusable          1
 ├── TrainerFailed              1
 ├── RuntimeUnreachable        75
+├── DaemonSilent              75
 └── RequestRefused             1
 
 Positional arguments only, so that an error survives pickling between processes.
@@ -65,6 +68,16 @@ class StoreHeld(StoreError):
     exit_code = 75
 
 
+class StoreBusy(StoreError):
+    """Another program keeps the store locked for longer than we wait."""
+
+    exit_code = 75
+
+
+class RowRefused(StoreError):
+    """The store's own rules do not let a row in."""
+
+
 class StoreNewer(StoreError):
     """The store was written by a newer program than this one."""
 
@@ -110,6 +123,12 @@ class TrainerFailed(PersonaError):
 
 class RuntimeUnreachable(PersonaError):
     """A serving engine does not answer."""
+
+    exit_code = 75
+
+
+class DaemonSilent(PersonaError):
+    """The daemon holds the store, but does not answer what it is asked."""
 
     exit_code = 75
 

@@ -11,11 +11,14 @@ from daemon.domain import AdminRequest, TraitKey
 from daemon.errors import LayerError, PersonaError, RequestRefused
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.planner import Planner, Wishes
+from daemon.store.rows import is_unicode
 from daemon.store.store import Store
 
 _log = structlog.get_logger()
 
 Result = dict[str, Any]
+_VERSIONS = 10**9
+"""Far more than there will ever be."""
 
 
 @dataclass(slots=True)
@@ -57,17 +60,20 @@ class Admin:
         handler = handlers.get(request.kind)
         if handler is None:
             raise RequestRefused(f"There is no request {request.kind!r}; there are {', '.join(handlers)}.")
+        if request.problem:
+            raise RequestRefused(request.problem)
         return await handler(request)
 
     async def _train(self, request: AdminRequest) -> Result:
         wish = (_text(request.args, "persona", optional=True), _text(request.args, "trait", optional=True))
-        plan = await self.planner.plan(Wishes(requests=(wish,)))
+        wishes = Wishes(requests=(wish,))
+        plan = await self.planner.plan(wishes)
         waits = {
             str(judgement.backlog.key): judgement.due.why
             for judgement in plan.judgements
-            if not judgement.due.due and Wishes(requests=(wish,)).asks_for(judgement.backlog.key)
+            if not judgement.due.due and wishes.asks_for(judgement.backlog.key)
         }
-        return {"runs": [run.id for run in plan.runs], "waits": waits}
+        return {"runs": [run.id for run in plan.runs if wishes.asks_for(run.key)], "waits": waits}
 
     async def _cancel(self, request: AdminRequest) -> Result:
         run = await self.store.runs.get(_text(request.args, "run"))
@@ -81,9 +87,8 @@ class Admin:
         return {"run": run.id}
 
     async def _rollback(self, request: AdminRequest) -> Result:
-        key, to = _key(request.args), request.args.get("to")
-        if to is not None and (not isinstance(to, int) or to < 0):
-            raise RequestRefused(f"to is a version number, or 0 for the base model; not {to!r}.")
+        key = _key(request.args)
+        to = None if request.args.get("to") is None else _version(request.args, "to")
         await self._check_target(key, to)
         done = await self.store.genomes.rollback(key, to, request.requested_by, self.clock())
         versions = [layer.version for layer in done.undone]
@@ -116,9 +121,7 @@ class Admin:
                 raise RequestRefused(f"{error} Choose another version with --to; 0 is the base model.") from None
 
     async def _pin(self, request: AdminRequest) -> Result:
-        key, version = _key(request.args), request.args.get("version")
-        if not isinstance(version, int):
-            raise RequestRefused(f"version is a version number; not {version!r}.")
+        key, version = _key(request.args), _version(request.args, "version")
         await self._check_target(key, version)
         revision = await self.store.genomes.pin(key, version, request.requested_by, self.clock())
         _log.info(
@@ -133,7 +136,7 @@ class Admin:
 
     async def _release(self, request: AdminRequest) -> Result:
         ids = request.args.get("ids")
-        if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
+        if not isinstance(ids, list) or not all(isinstance(item, str) and is_unicode(item) for item in ids):
             raise RequestRefused("ids is a list of corrections' ids.")
         released = await self.store.corrections.release(ids)
         if not released:
@@ -143,9 +146,17 @@ class Admin:
 
 def _text(args: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
     value = args.get(name)
-    if (value is None and optional) or (isinstance(value, str) and value):
+    if (value is None and optional) or (isinstance(value, str) and value and is_unicode(value)):
         return value
     raise RequestRefused(f"{name} is a text; not {value!r}.")
+
+
+def _version(args: Mapping[str, Any], name: str) -> int:
+    value = args.get(name)
+    # Python counts true as 1, and numbers beyond those of the store.
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _VERSIONS:
+        return value
+    raise RequestRefused(f"{name} is a version number, where 0 is the base model; not {value!r:.40}.")
 
 
 def _key(args: Mapping[str, Any]) -> TraitKey:

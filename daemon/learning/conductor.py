@@ -12,7 +12,7 @@ import structlog
 
 from daemon.config.settings import Config, Resolved
 from daemon.domain import Layer, Run, RunState
-from daemon.errors import ClaimLost, GenomeMoved, LayerError, TrainerFailed
+from daemon.errors import BaseModelUnusable, ClaimLost, GenomeMoved, LayerError, TrainerFailed
 from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.manifest import Manifest
@@ -67,10 +67,13 @@ class Conductor:
                 self.on_step(run, None)
         except GenomeMoved as moved:
             await self._again(run, str(moved))
-        except (TrainerFailed, LayerError, OSError) as failure:
+        except (TrainerFailed, LayerError, BaseModelUnusable, OSError) as failure:
             await self._failed(run, failure, log)
         except ClaimLost as lost:
             log.info("run.lost", reason=str(lost))
+            current = await self.store.runs.get(run.id)
+            if current and not current.state.live:
+                self.layers.discard(run.id)
         except asyncio.CancelledError:
             # A stop in the middle: nothing is half done, and the next start tries again.
             await asyncio.shield(self._again(run, "interrupted by a stop"))
@@ -223,6 +226,12 @@ def _same_base(manifest: Manifest, base_model: str) -> bool:
     return (
         base_fingerprint(folder) == manifest.base_fingerprint if folder.is_dir() else manifest.base_model == base_model
     )
+
+
+def ready_in(run: Run, now: float) -> float:
+    """Seconds until a run may be tried; a wait longer than any that we set comes of a clock that jumped, and is over."""
+    wait = max(run.not_before - now, 0.0)
+    return wait if wait <= _LAST_RETRY_S else 0.0
 
 
 def backoff(failures: int) -> float:

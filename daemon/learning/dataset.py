@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.domain import Correction, Kind
+from daemon.store.rows import is_unicode
 from daemon.training.engine.job import Example, Group, Message
 
 _ROLES = frozenset({"system", "user", "assistant"})
@@ -24,11 +25,12 @@ class Dataset:
 
 
 def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_prompt: str) -> Dataset:
-    """What to learn from a batch and keep from before; both in order of arrival, the later of a context counts."""
+    """What to learn from a batch and keep from before; of several with one context, the one that arrived last counts."""
     broken: dict[str, str] = {}
     latest: dict[str, Example] = {}
     superseded: set[str] = set()
-    for correction, group in [*_grouped(learnt, Group.HISTORY), *_grouped(claimed, Group.BATCH)]:
+    both = [*_grouped(learnt, Group.HISTORY), *_grouped(claimed, Group.BATCH)]
+    for correction, group in sorted(both, key=lambda pair: pair[0].received):
         problem = defect(correction)
         if problem:
             broken[correction.id] = problem
@@ -49,19 +51,23 @@ def defect(correction: Correction) -> str | None:
         "expected_response": correction.expected,
     }
     for column, text in texts.items():
-        if not _is_unicode(text):
+        if not is_unicode(text):
             return f"{column} is not valid UTF-8; insert it again as UTF-8 text"
-    if correction.context is None and not correction.original.strip():
+    if _has_no_context(correction) and not correction.original.strip():
         return "it has neither a context nor an original response; insert it again with original_context"
     return None
 
 
 def messages(correction: Correction) -> list[Message]:
     """What led to the answer: the context's conversation, its plain text, or the original response in its place."""
-    context = correction.context
-    if context is None or not context.strip():
+    context = correction.context or ""
+    if _has_no_context(correction):
         return [{"role": "user", "content": correction.original}]
     return _conversation(context) or [{"role": "user", "content": context}]
+
+
+def _has_no_context(correction: Correction) -> bool:
+    return not (correction.context or "").strip()
 
 
 def _grouped(corrections: Iterable[Correction], group: Group) -> Iterable[tuple[Correction, Group]]:
@@ -73,13 +79,12 @@ def _example(correction: Correction, group: Group, system_prompt: str) -> Exampl
     turns = messages(correction)
     if system_prompt and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": system_prompt}, *turns]
-    stands_in = correction.context is None or not correction.context.strip()
     return Example(
         id=correction.id,
         messages=turns,
         expected=correction.expected,
         original=correction.original if correction.kind is Kind.CORRECTION else "",
-        weight=2 * correction.severity * (_STAND_IN_WEIGHT if stands_in else 1.0),
+        weight=2 * correction.severity * (_STAND_IN_WEIGHT if _has_no_context(correction) else 1.0),
         group=group,
     )
 
@@ -106,13 +111,5 @@ def _is_turn(turn: Any) -> bool:
         and set(turn) == {"role", "content"}
         and turn["role"] in _ROLES
         and isinstance(turn["content"], str)
-        and _is_unicode(turn["content"])
+        and is_unicode(turn["content"])
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

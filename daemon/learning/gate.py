@@ -12,6 +12,8 @@ _FEW = 59
 """Below this many probes no regression of 5 % can be ruled out at 95 %: point rules apply, and the verdict says so."""
 _MARGIN_GAIN = 0.05
 """A rise of the mean log-likelihood margin, per token, below which nothing measurable was learnt."""
+_HAIR = 1e-9
+"""So that 11 of 20 are 55 %, whatever 0.55 × 20 is in binary."""
 _RAMBLING = 0.1
 """Share of answers, beyond the incumbent's, that may fail to end."""
 
@@ -78,9 +80,10 @@ def objection_waived(objection: str | None) -> str | None:
 def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate) -> str | None:
     """Why a candidate may not be served, or None; the first reason in order of weight."""
     batch, history, kept = (scores[group] for group in (Group.BATCH, Group.HISTORY, Group.AFFIRMATION))
-    if batch.candidate <= batch.incumbent and batch.margin_gain < _MARGIN_GAIN:
+    # A margin that is no number is no gain.
+    if batch.candidate <= batch.incumbent and not batch.margin_gain >= _MARGIN_GAIN:
         return f"It learned nothing: {batch.candidate} of {batch.probes} answered as expected, as before."
-    if batch.probes and batch.candidate < gate.min_efficacy * batch.probes:
+    if batch.probes and batch.candidate < gate.min_efficacy * batch.probes - _HAIR:
         return (
             f"It answers {batch.candidate} of {batch.probes} corrections as expected;"
             f" {gate.min_efficacy:.0%} are asked for."
@@ -89,12 +92,12 @@ def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate)
         return (
             f"It answers {batch.candidate} of {batch.probes} corrections as expected, the incumbent {batch.incumbent}."
         )
-    if history.lost > gate.max_forgotten * history.probes:
+    if history.lost > gate.max_forgotten * history.probes + _HAIR:
         return (
             f"It forgot {history.lost} of {history.incumbent} answers learnt before;"
             f" {gate.max_forgotten:.0%} may be lost."
         )
-    if kept.lost > gate.max_affirmations_lost * kept.probes:
+    if kept.lost > gate.max_affirmations_lost * kept.probes + _HAIR:
         return f"It changed {kept.lost} of {kept.probes} affirmed answers."
     return _degeneration(probes)
 

@@ -5,10 +5,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from daemon.config.settings import Config, Resolved
 from daemon.domain import Backlog, Genome, Run, TraitKey
 from daemon.learning.triggers import Circumstances, Due, decide
 from daemon.store.store import Store
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class _Growth:
     pending: int
     grown_at: float
     due_since: float | None = None
+    cron: bool = False
+    """A cron time came while it could not be trained; it is owed."""
 
 
 @dataclass(slots=True)
@@ -75,15 +81,26 @@ class Planner:
         runs = []
         for judgement in judgements:
             key, growth = judgement.backlog.key, self._growth[judgement.backlog.key]
+            growth.cron = judgement.due.postponed and (growth.cron or self._cron_came(key, wishes))
             if judgement.due.due:
-                settings_hash = self.config().persona(key.persona, key.trait).settings_hash
-                run = await self.store.runs.plan(key, judgement.due.why, settings_hash, self.clock())
-                runs += [run] if run else []
+                runs += await self._claim(key, judgement.due.why)
                 growth.due_since = None
             elif judgement.due.burst and growth.due_since is None:
                 growth.due_since = self.monotonic()
         waits = [judgement.due.again_in for judgement in judgements if judgement.due.again_in is not None]
         return Plan(runs, judgements, min(waits, default=None))
+
+    def _cron_came(self, key: TraitKey, wishes: Wishes) -> bool:
+        return self.config().persona(key.persona, key.trait).triggers.cron in wishes.cron
+
+    async def _claim(self, key: TraitKey, why: str) -> list[Run]:
+        settings_hash = self.config().persona(key.persona, key.trait).settings_hash
+        run = await self.store.runs.plan(key, why, settings_hash, self.clock())
+        if run is None:
+            return []
+        names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
+        _log.info("run.planned", **names, reason=run.trigger)
+        return [run]
 
     async def _judge(self, backlogs: Collection[Backlog], wishes: Wishes) -> list[Judgement]:
         busy = {run.key for run in await self.store.runs.live()}
@@ -94,7 +111,7 @@ class Planner:
             settings = self.config().persona(key.persona, key.trait)
             hindrance = _hindrance(key, settings, genomes.get(key.persona))
             if key in busy:
-                due = Due(False, "a run of it is under way")
+                due = Due(False, "a run of it is under way", under_way=True)
             elif hindrance:
                 due = Due(False, hindrance)
             else:
@@ -120,7 +137,7 @@ class Planner:
         return Circumstances(
             last=await self.store.runs.last_ended(backlog.key),
             settings_hash=settings.settings_hash,
-            cron=settings.triggers.cron in wishes.cron,
+            cron=settings.triggers.cron in wishes.cron or (growth is not None and growth.cron),
             requested=wishes.asks_for(backlog.key),
             quiet_for=now - growth.grown_at if growth and not wishes.hurried else float("inf"),
             waited=now - growth.due_since if growth and growth.due_since is not None else 0.0,

@@ -20,6 +20,13 @@ class Due:
     again_in: float | None = None
     burst: bool = False
     """It would be due, were it not for a burst that has not ended."""
+    under_way: bool = False
+    """A run of it is being carried out."""
+
+    @property
+    def postponed(self) -> bool:
+        """Whether what would make it due now still counts a little later."""
+        return self.burst or self.under_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ def decide(backlog: Backlog, triggers: Triggers, now: float, around: Circumstanc
         return Due(False, "no corrections")
     if around.requested:
         return Due(True, "an admin asked")
-    if _held_back(around):
+    if _held_back(backlog, around):
         return _after_rejection(backlog, triggers, around)
     reason = _reason(backlog, triggers, now, around)
     if reason is None:
@@ -56,9 +63,12 @@ def decide(backlog: Backlog, triggers: Triggers, now: float, around: Circumstanc
     return Due(True, reason)
 
 
-def _held_back(around: Circumstances) -> bool:
+def _held_back(backlog: Backlog, around: Circumstances) -> bool:
     last = around.last
-    return last is not None and last.state in _HOLDS_BACK and last.settings_hash == around.settings_hash
+    if last is None or last.state not in _HOLDS_BACK or last.settings_hash != around.settings_hash:
+        return False
+    # A cancelled run that sent nothing back, because nothing of it could be learnt from, says nothing of what came since.
+    return last.state is not RunState.CANCELLED or backlog.fresh < backlog.pending
 
 
 def _after_rejection(backlog: Backlog, triggers: Triggers, around: Circumstances) -> Due:

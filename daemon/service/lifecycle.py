@@ -11,6 +11,7 @@ import structlog
 from daemon.config.settings import Config
 from daemon.domain import RunState
 from daemon.errors import NothingToDo
+from daemon.learning.conductor import ready_in
 from daemon.learning.planner import Wishes
 from daemon.service import loops
 from daemon.service.daemon import Daemon
@@ -18,6 +19,7 @@ from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
 from daemon.service.signals import handled
 from daemon.service.state import LiveConfig, Note
+from daemon.store.database import bring_up_to_date
 from daemon.store.lock import StoreLock
 from daemon.store.store import open_store
 
@@ -28,18 +30,20 @@ _log = structlog.get_logger()
 async def holding(config: Config) -> AsyncIterator[Daemon]:
     """A daemon over the store's lock, with what its predecessor left in the middle taken over; raises PersonaError."""
     notifier = Notifier()
-    async with open_store(config.store.path, create=True) as store:
-        note = Note(StoreLock(config.store.path), notifier)
-        note.acquire()
-        try:
+    path = config.store.path
+    note = Note(StoreLock(path), notifier)
+    note.acquire()
+    try:
+        await bring_up_to_date(path)
+        async with open_store(path) as store:
             daemon = Daemon.build(LiveConfig(config), store, note, notifier)
             try:
                 await daemon.recover()
                 yield daemon
             finally:
                 await daemon.trainer.close()
-        finally:
-            note.release()
+    finally:
+        note.release()
 
 
 async def serve(config: Config) -> None:
@@ -77,7 +81,7 @@ async def carry_out(daemon: Daemon) -> int:
     count = 0
     while True:
         now = daemon.conductor.clock()
-        runs = [run for run in await daemon.store.runs.live() if run.not_before <= now]
+        runs = [run for run in await daemon.store.runs.live() if not ready_in(run, now)]
         runs = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
         if not runs:
             await daemon.reconciler.publish()

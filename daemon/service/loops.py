@@ -10,6 +10,7 @@ from watchfiles import Change, awatch
 
 from daemon.domain import Run, RunState, TraitKey
 from daemon.learning import status
+from daemon.learning.conductor import ready_in
 from daemon.learning.planner import Plan
 from daemon.service.daemon import Daemon
 
@@ -71,11 +72,6 @@ async def plan(daemon: Daemon) -> None:
         await daemon.admin.serve()
         made = await daemon.planner.plan(daemon.wishlist.take())
         known = _say_what_came(made, known)
-        for run in made.runs:
-            _log.info(
-                "run.planned", persona=run.key.persona, trait=run.key.trait, run=run.id, version=run.version,
-                reason=run.trigger,
-            )  # fmt: skip
         daemon.wakes.conductor.set()
         daemon.reconciler.wake()
         _tell_status(daemon, made)
@@ -125,10 +121,10 @@ def _next(runs: list[Run], base: str, base_of: Callable[[Run], str]) -> tuple[Ru
     """The run to carry on with, else how long until one may be tried again, in seconds."""
     waiting = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
     now = time.time()
-    ready = [run for run in waiting if run.not_before <= now]
+    ready = [run for run in waiting if not ready_in(run, now)]
     if ready:
         return min(ready, key=lambda run: (run.state is not RunState.PROMOTING, base_of(run) != base)), None
-    return None, min((run.not_before - now for run in waiting), default=None)
+    return None, min((ready_in(run, now) for run in waiting), default=None)
 
 
 async def show_life(daemon: Daemon) -> None:

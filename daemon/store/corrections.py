@@ -9,7 +9,7 @@ from sqlalchemy.sql import ColumnElement
 
 from daemon.domain import Backlog, Correction, Kind, RunState, Tally, TraitKey
 from daemon.store.database import Database
-from daemon.store.rows import correction, correction_columns, epoch
+from daemon.store.rows import bound, correction, correction_columns, epoch
 from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
 
 C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
@@ -25,6 +25,8 @@ _SENT_BACK = exists().where(
     R.c.state.in_([RunState.REJECTED, RunState.CANCELLED]),
 )
 _IS_CORRECTION = C.c.kind == Kind.CORRECTION
+_ARRIVAL = (epoch(C.c.received_at), text("training_corrections.rowid"))
+"""The order of times, not of their texts: writers have several forms for one."""
 
 
 def pending(key: TraitKey | None = None) -> ColumnElement[bool]:
@@ -46,7 +48,7 @@ async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) ->
     """Set rows aside, each with its reason, inside somebody's transaction."""
     for correction_id, reason in reasons.items():
         await connection.execute(
-            update(C).where(C.c.id == correction_id, C.c.quarantined_reason.is_(None)).values(quarantined_reason=reason)
+            update(C).where(C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None)).values(quarantined_reason=reason)
         )
 
 
@@ -113,7 +115,7 @@ class Corrections:
             select(*correction_columns())
             .join(RC, RC.c.correction_id == C.c.id)
             .where(RC.c.run_id == run_id)
-            .order_by(C.c.received_at, text("training_corrections.rowid"))
+            .order_by(*_ARRIVAL)
         )
         return await self._corrections(statement)
 
@@ -122,7 +124,7 @@ class Corrections:
         statement = (
             select(*correction_columns())
             .where(of(key), _USED, C.c.quarantined_reason.is_(None))
-            .order_by(C.c.received_at, text("training_corrections.rowid"))
+            .order_by(*_ARRIVAL)
         )
         return await self._corrections(statement)
 
@@ -174,10 +176,15 @@ class Corrections:
     async def release(self, ids: Sequence[str]) -> int:
         """Take rows out of quarantine; how many were in it."""
         async with self._database.write() as connection:
-            released = await connection.execute(
-                update(C).where(C.c.id.in_(ids), C.c.quarantined_reason.is_not(None)).values(quarantined_reason=None)
-            )
-        return released.rowcount
+            released = 0
+            for correction_id in ids:
+                done = await connection.execute(
+                    update(C)
+                    .where(C.c.id == correction_id, C.c.quarantined_reason.is_not(None))
+                    .values(quarantined_reason=None)
+                )
+                released += done.rowcount
+        return released
 
     async def _corrections(self, statement: object) -> list[Correction]:
         async with self._database.read() as connection:

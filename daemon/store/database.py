@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from daemon.errors import StoreError
-from daemon.store.schema import migrate, require_current
+from daemon.store.schema import is_current, migrate, require_current
 
 BUSY_TIMEOUT_MS = 5_000
 PATIENCE_S = 60.0
@@ -27,7 +29,7 @@ class Database:
         self._engine = engine
         self._writer = writer
         self._writing = asyncio.Lock()
-        self._seen: int | None = None
+        self._seen: tuple[Any, int] | None = None
 
     @classmethod
     async def open(cls, path: Path, *, create: bool) -> "Database":
@@ -86,8 +88,9 @@ class Database:
             connection: Any = raw.driver_connection
             async with connection.execute("PRAGMA data_version") as cursor:
                 (version,) = await cursor.fetchone()
-        changed: bool = version != self._seen
-        self._seen = version
+        # The number counts for one connection only, and a cancelled write costs the writer its connection.
+        changed = self._seen is None or self._seen[0] is not connection or self._seen[1] != version
+        self._seen = connection, version
         return changed
 
     @property
@@ -149,3 +152,20 @@ def _open_sentence(path: Path, error: DatabaseError) -> str:
     if "not a database" in cause:
         return f"The file {path} is not a SQLite database; move it away, or set store.url to another file."
     return f"The store {path} cannot be used: {cause}; see that no other program made tables of these names in it."
+
+
+async def bring_up_to_date(path: Path) -> None:
+    """Create or migrate a store in a process of its own: what that takes leaves our memory with it; raises StoreError."""
+    _require_place(path, create=True)
+    if await asyncio.to_thread(is_current, path):
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, _migrate, path)
+
+
+def _migrate(path: Path) -> None:
+    async def open_and_close() -> None:
+        database = await Database.open(path, create=True)
+        await database.close()
+
+    asyncio.run(open_and_close())

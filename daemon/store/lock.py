@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from daemon.errors import StoreHeld
+from daemon.errors import StoreError, StoreHeld
 
 
 class StoreLock:
@@ -18,7 +18,7 @@ class StoreLock:
 
     def acquire(self, note: dict[str, Any]) -> None:
         """Take the lock and leave a note of who we are; raises StoreHeld when somebody else has it."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -30,6 +30,16 @@ class StoreLock:
             ) from None
         self._descriptor = descriptor
         self.update(note)
+
+    def _open(self) -> int:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        except OSError as error:
+            raise StoreError(
+                f"The store's directory {self._path.parent} cannot be used: {error.strerror};"
+                " make it, see to who owns it, or set store.url."
+            ) from error
 
     def update(self, note: dict[str, Any]) -> None:
         """Replace the note; only the holder may."""

@@ -41,7 +41,7 @@ class Requests:
         async with self._database.write() as connection:
             await connection.execute(
                 update(Q)
-                .where(Q.c.id == request_id, Q.c.state == "asked")
+                .where(Q.c.id == rows.bound(request_id), Q.c.state == "asked")
                 .values(state=state, result=rows.dump(result))
             )
 
@@ -54,11 +54,21 @@ class Requests:
 
 
 def _request(row: Any) -> AdminRequest:
+    args, problem = _args(row.args)
     return AdminRequest(
         id=row.id,
         kind=row.kind,
-        args=rows.load(row.args),
+        args=args,
         state=row.state,
         result=rows.load(row.result) if row.result else None,
-        requested_by=row.requested_by,
+        requested_by=row.requested_by.encode("utf-8", "replace").decode(),
+        problem=problem,
     )
+
+
+def _args(text: str) -> tuple[dict[str, Any], str | None]:
+    # SQLite lets in what Python does not read: lists in lists without end, numbers of thousands of digits.
+    try:
+        return rows.load(text), None
+    except (ValueError, RecursionError):
+        return {}, "args is nested too deeply, or holds a number too long; write it flat, with plain values."

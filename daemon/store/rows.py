@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Float, cast, func
+from sqlalchemy import Float, LargeBinary, Text, cast, func, literal
 from sqlalchemy.sql import ColumnElement
 
 from daemon.domain import Correction, Kind, Layer, Run, RunState, TraitKey
@@ -29,6 +29,20 @@ def seconds(text: str | None) -> float:
 def epoch(column: Any) -> ColumnElement[float]:
     """A time that anyone wrote, in seconds since the epoch: SQLite reads every form that it let in."""
     return cast((func.julianday(column) - _UNIX_EPOCH_JULIAN) * _DAY_S, Float)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written back: what was read of invalid UTF-8, or of half a JSON escape, cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def bound(text: str) -> Any:
+    """A text that was read from the store, to be compared with a column: byte by byte, whatever it is."""
+    return text if is_unicode(text) else cast(literal(text.encode("utf-8", "surrogateescape"), LargeBinary), Text)
 
 
 def correction_columns() -> list[Any]:

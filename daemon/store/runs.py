@@ -33,7 +33,10 @@ class Runs:
             statement = select(R.c.id).where(_of(key), R.c.state.in_(LIVE_STATES))
             if (await connection.execute(statement)).first():
                 return None
-            waiting = (await connection.execute(select(C.c.id, C.c.kind).where(pending(key)))).all()
+            found = (await connection.execute(select(C.c.id, C.c.kind).where(pending(key)))).all()
+            nameless = [row.id for row in found if not rows.is_unicode(row.id)]
+            await quarantine(connection, dict.fromkeys(nameless, "id is not valid UTF-8; insert it again without an id"))
+            waiting = [row for row in found if rows.is_unicode(row.id)]
             if not any(row.kind == Kind.CORRECTION for row in waiting):
                 return None
             statement = select(func.coalesce(func.max(R.c.version), 0)).where(_of(key))

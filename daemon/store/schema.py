@@ -1,6 +1,9 @@
 """Which version a store is of, and how it is brought to this program's."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy.engine import Connection
 
@@ -23,6 +26,16 @@ def migrate(connection: Connection) -> None:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     connection.commit()
+
+
+def is_current(path: Path) -> bool:
+    """Whether the store at a path is there and of this program's version; what is wrong otherwise shows on opening."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error:
+        return False
+    return row is not None and row[0] == _newest()
 
 
 def require_current(connection: Connection) -> None:

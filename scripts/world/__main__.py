@@ -24,7 +24,7 @@ def main() -> int:
     options = parser.parse_args()
     console = Console()
     try:
-        folder = _build(options.preset, options.cache, console)
+        folder = build(options.preset, options.cache, console)
     except KeyboardInterrupt:
         console.print("Interrupted; nothing was kept.")
         return 130
@@ -39,7 +39,8 @@ def main() -> int:
     return 0
 
 
-def _build(preset: str, cache: Path | None, console: Console) -> Path:
+def build(preset: str, cache: Path | None, console: Console) -> Path:
+    """The preset's folder, with progress shown while it is built for the first time."""
     if not console.is_terminal:
         return ensure_base(preset, cache, _plain)
     columns = (

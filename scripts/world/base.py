@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
 
+from scripts.world.facts import World
 from scripts.world.pretrain import PRESETS, Progress, pretrain
 
 
@@ -37,6 +39,12 @@ def ensure_base(
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def world_of(folder: Path) -> World:
+    """The world that a base was taught."""
+    about = json.loads((folder / "world.json").read_text())
+    return World.generate(about["seed"], about["people"])
 
 
 def fingerprint(preset: str) -> str:

@@ -1,0 +1,116 @@
+"""How a command has something changed: it asks the daemon, or, where none runs, does it under the daemon's lock."""
+
+import asyncio
+import contextlib
+import getpass
+import os
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from daemon.config.settings import Config
+from daemon.domain import AdminRequest
+from daemon.errors import DaemonSilent, RequestRefused, StoreHeld
+from daemon.service import lifecycle
+from daemon.service.daemon import Daemon
+from daemon.service.logs import configure_logs
+from daemon.store.failures import as_sentences
+from daemon.store.lock import StoreLock
+from daemon.store.store import Store, open_store
+
+T = TypeVar("T")
+Result = Mapping[str, Any]
+PATIENCE_S: Final = 30.0
+"""How long the daemon may take to answer."""
+_POLL_S: Final = 0.05
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end."""
+    return asyncio.run(work)
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Store]:
+    """The store as it is, whoever else uses it; raises StoreError."""
+    with as_sentences(config.store.path):
+        async with open_store(config.store.path) as store:
+            yield store
+
+
+@asynccontextmanager
+async def in_its_place(config: Config) -> AsyncIterator[Daemon]:
+    """A daemon that does only what this command asks; raises StoreHeld when a real one runs."""
+    # What a log would tell, the command itself tells.
+    configure_logs(config.log.model_copy(update={"level": "error"}))
+    with as_sentences(config.store.path):
+        async with opened(config):
+            # There is a store: a command that changes something creates none.
+            pass
+        async with lifecycle.holding(config) as daemon:
+            daemon.note.state("ready")
+            yield daemon
+
+
+async def ask(config: Config, kind: str, args: Result, patience: float = PATIENCE_S) -> Result:
+    """What came of a request; raises RequestRefused, DaemonSilent or StoreError."""
+    if not StoreLock(config.store.path).held():
+        # A daemon may start just now; then it is the one to ask.
+        with contextlib.suppress(StoreHeld):
+            async with in_its_place(config) as daemon:
+                result = await carried_out(daemon, kind, args)
+                await daemon.reconciler.publish()
+                return result
+    return await ask_daemon(config, kind, args, patience)
+
+
+async def ask_daemon(config: Config, kind: str, args: Result, patience: float = PATIENCE_S) -> Result:
+    """What the daemon that holds the store answers; a request that it does not take up in time is withdrawn."""
+    lock = StoreLock(config.store.path)
+    async with opened(config) as store:
+        request = await store.requests.ask(kind, args, who())
+        deadline = time.monotonic() + patience
+        while (answer := await store.requests.get(request)) and answer.state == "asked":
+            silent = time.monotonic() > deadline
+            if silent or not lock.held():
+                # Withdrawn, so that asking again does not do it twice; an answer that came just now stands.
+                await store.requests.answer(request, "refused", {"error": "withdrawn: nobody answered"})
+                answer = await store.requests.get(request)
+                if answer and answer.state == "done":
+                    break
+                raise DaemonSilent(_silence(lock, patience if silent else None))
+            await asyncio.sleep(_POLL_S)
+    return _result(answer)
+
+
+async def carried_out(daemon: Daemon, kind: str, args: Result) -> Result:
+    """Write a request down and answer it ourselves, so that one log tells of everything; raises RequestRefused."""
+    request = await daemon.store.requests.ask(kind, args, who())
+    await daemon.admin.serve()
+    return _result(await daemon.store.requests.get(request))
+
+
+def who() -> str:
+    """The user who asks, by name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _result(answer: AdminRequest | None) -> Result:
+    if answer is None or answer.state == "refused":
+        result = answer.result if answer else None
+        raise RequestRefused(str((result or {}).get("error", "The request was refused.")))
+    return answer.result or {}
+
+
+def _silence(lock: StoreLock, patience: float | None) -> str:
+    pid = (lock.note() or {}).get("pid", "unknown")
+    if patience is None:
+        return f"The daemon (pid {pid}) stopped before it answered, and the request was withdrawn; try again."
+    return (
+        f"The daemon (pid {pid}) has not answered within {patience:.0f} s, and the request was withdrawn;"
+        " see its log, or try again."
+    )

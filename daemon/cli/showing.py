@@ -1,0 +1,122 @@
+"""How results look: tables that align without lines, times that people read, and JSON for programs."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from daemon.domain import Run
+
+ID_SHOWN: Final = 8
+"""Characters of an id that tables show; every command takes such a beginning."""
+_PIPE_WIDTH: Final = 160
+"""Columns where no terminal and no COLUMNS say how many there are."""
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that takes texts as they are: no markup, no emoji, no guessed colours."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """One sentence or line on standard output; only the terminal breaks it."""
+    console().print(plain(text), style=style, soft_wrap=True)
+
+
+def hint(text: str) -> None:
+    """Something worth knowing on standard error, where it disturbs no program that reads the output."""
+    console(stderr=True).print(plain(text), style="dim", soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    print(json_text(document, indent=2))
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """A document as this terminal or file can take it."""
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(document, indent=indent, ensure_ascii=not readable)
+    # Bytes that were no UTF-8 are lone surrogates by now, which only the escaped form can carry.
+    return re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) if readable else text
+
+
+def table(*columns: str, right: Sequence[str] = (), wide: str | None = None) -> Table:
+    """An empty table; `right` names columns of numbers, `wide` the one that takes what room is left."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=wide is not None)
+    for name in columns:
+        justify: Any = "right" if name in right else "left"
+        if name == wide:
+            made.add_column(name, justify=justify, overflow="fold", ratio=1)
+        else:
+            made.add_column(name, justify=justify, overflow="fold", no_wrap=name in right)
+    return made
+
+
+def plain(text: str) -> str:
+    """A text that moves no cursor and changes no colour, whoever wrote it."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace").decode()
+
+
+def cut(text: str | None, length: int = 60) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(plain(text or "").split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def short(identity: str) -> str:
+    """The beginning of an id."""
+    return identity[:ID_SHOWN]
+
+
+def ago(seconds: float | None) -> str:
+    """How long ago a moment was, seconds since the epoch."""
+    from daemon.learning.triggers import span
+
+    return f"{span(max(time.time() - seconds, 0.0))} ago" if seconds else ""
+
+
+def moment(seconds: float | None) -> str:
+    """A moment by the clock on the wall."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+
+
+def run_document(run: Run, **more: Any) -> dict[str, Any]:
+    """A run as JSON tells of it."""
+    from daemon.store.rows import iso
+
+    return {
+        "id": run.id,
+        "persona": run.key.persona,
+        "trait": run.key.trait,
+        "state": run.state,
+        "version": run.version,
+        "trigger": run.trigger,
+        "reason": run.reason,
+        "attempt": run.attempt,
+        "failures": run.failures,
+        "created_at": iso(run.created),
+        "finished_at": iso(run.finished) if run.finished else None,
+        **more,
+    }
+
+
+def pairs(values: Mapping[str, Any]) -> Table:
+    """Names and values below each other."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in values.items():
+        if value not in (None, ""):
+            grid.add_row(name, plain(str(value)))
+    return grid
