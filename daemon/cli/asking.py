@@ -5,30 +5,24 @@ import contextlib
 import getpass
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from daemon.config.settings import Config
 from daemon.domain import AdminRequest
 from daemon.errors import DaemonSilent, RequestRefused, StoreHeld
-from daemon.service import lifecycle
-from daemon.service.daemon import Daemon
-from daemon.service.logs import configure_logs
 from daemon.store.failures import as_sentences
 from daemon.store.lock import StoreLock
 from daemon.store.store import Store, open_store
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from daemon.service.daemon import Daemon
+
 Result = Mapping[str, Any]
 PATIENCE_S: Final = 30.0
 """How long the daemon may take to answer."""
 _POLL_S: Final = 0.05
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end."""
-    return asyncio.run(work)
 
 
 @asynccontextmanager
@@ -40,8 +34,12 @@ async def opened(config: Config) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def in_its_place(config: Config) -> AsyncIterator[Daemon]:
+async def in_its_place(config: Config) -> "AsyncIterator[Daemon]":
     """A daemon that does only what this command asks; raises StoreHeld when a real one runs."""
+    # Reading commands, which are most, start without all that a daemon is made of.
+    from daemon.service import lifecycle
+    from daemon.service.logs import configure_logs
+
     # What a log would tell, the command itself tells.
     configure_logs(config.log.model_copy(update={"level": "error"}))
     with as_sentences(config.store.path):
@@ -84,7 +82,7 @@ async def ask_daemon(config: Config, kind: str, args: Result, patience: float = 
     return _result(answer)
 
 
-async def carried_out(daemon: Daemon, kind: str, args: Result) -> Result:
+async def carried_out(daemon: "Daemon", kind: str, args: Result) -> Result:
     """Write a request down and answer it ourselves, so that one log tells of everything; raises RequestRefused."""
     request = await daemon.store.requests.ask(kind, args, who())
     await daemon.admin.serve()

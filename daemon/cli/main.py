@@ -1,11 +1,11 @@
 """The `persona` command: every noun's commands under one roof, errors as one sentence, exit codes as promised."""
 
+import asyncio
 import sys
 
 import typer
-from rich.console import Console
 
-from daemon.cli import service
+from daemon.cli import check, corrections, genome, init, runs, service, showing, status, train
 from daemon.errors import PersonaError
 
 app = typer.Typer(
@@ -17,6 +17,13 @@ app = typer.Typer(
 )
 app.command("daemon")(service.daemon)
 app.command("serve")(service.serve)
+app.command("init")(init.init)
+app.command("check")(check.check)
+app.command("status")(status.status)
+app.command("train")(train.train)
+app.add_typer(corrections.app, name="corrections")
+app.add_typer(runs.app, name="runs")
+app.add_typer(genome.app, name="genome")
 
 
 def main() -> None:
@@ -24,8 +31,11 @@ def main() -> None:
     try:
         app()
     except PersonaError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), style="red", markup=False)
+        showing.console(stderr=True).print(showing.plain(str(error)), style="red", soft_wrap=True)
         sys.exit(error.exit_code)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # Ctrl-C, or a signal that had the same meaning to the command.
+        sys.exit(130)
 
 
 if __name__ == "__main__":

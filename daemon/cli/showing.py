@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 
 from daemon.domain import Run
@@ -51,14 +51,25 @@ def json_text(document: Any, indent: int | None = None) -> str:
     return re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) if readable else text
 
 
-def table(*columns: str, right: Sequence[str] = (), wide: str | None = None) -> Table:
-    """An empty table; `right` names columns of numbers, `wide` the one that takes what room is left."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=wide is not None)
+def show(*parts: RenderableType) -> None:
+    """Tables and texts on standard output; no blanks at line ends where no terminal needs them."""
+    out = console()
+    if out.is_terminal:
+        out.print(*parts, sep="\n")
+        return
+    with out.capture() as captured:
+        out.print(*parts, sep="\n")
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def table(*columns: str, right: Sequence[str] = (), cut: Sequence[str] = ()) -> Table:
+    """An empty table; `right` names its columns of numbers, `cut` those that share what room is left, a line each."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=bool(cut))
     for name in columns:
-        justify: Any = "right" if name in right else "left"
-        if name == wide:
-            made.add_column(name, justify=justify, overflow="fold", ratio=1)
+        if name in cut:
+            made.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1)
         else:
+            justify: JustifyMethod = "right" if name in right else "left"
             made.add_column(name, justify=justify, overflow="fold", no_wrap=name in right)
     return made
 

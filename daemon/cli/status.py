@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from daemon.cli import showing
 from daemon.cli.options import ConfigOption, JsonOption, load_config
 from daemon.cli.showing import ago, console, cut, plain, print_json, table
 from daemon.errors import UsageInvalid
@@ -31,7 +32,13 @@ def status(
 
     if watch and json:
         raise UsageInvalid("--watch keeps drawing, --json prints one document; give one of them.")
-    asyncio.run(_watched(load_config(config)) if watch else _shown(load_config(config), json))
+    if watch and not console().is_terminal:
+        raise UsageInvalid("--watch draws on a terminal, and this is none; leave it out.")
+    try:
+        asyncio.run(_watched(load_config(config)) if watch else _shown(load_config(config), json))
+    except KeyboardInterrupt:
+        if not watch:
+            raise
 
 
 async def _shown(config: "Config", json: bool) -> None:
@@ -42,7 +49,7 @@ async def _shown(config: "Config", json: bool) -> None:
     if json:
         print_json(document)
     else:
-        console().print(page(document))
+        showing.show(page(document))
 
 
 async def _watched(config: "Config") -> None:
@@ -93,7 +100,7 @@ def _daemon(daemon: Document) -> Text:
 def _traits(traits: list[Document]) -> Table:
     # What nobody has yet needs no column.
     shown = ["pending", *(name for name in ("claimed", "used", "quarantined") if any(trait[name] for trait in traits))]
-    made = table("trait", "speaks", *shown, "due", wide="due", right=shown)
+    made = table("trait", "speaks", *shown, "why", right=shown)
     for trait in traits:
         why = Text(plain(trait["why"]), style="green" if trait["due"] else "")
         numbers = [str(trait[name]) for name in shown]
@@ -108,7 +115,7 @@ def _layer(layer: Document | None) -> str:
 
 
 def _runs(runs: list[Document]) -> Table:
-    made = table("run", "state", "progress", "", wide="")
+    made = table("run", "state", "progress", "")
     for run in runs:
         name = f"{run['persona']}:{run['trait']} v{run['version']}"
         made.add_row(name, run["state"], _bar(run), plain(_numbers(run)))
@@ -134,7 +141,7 @@ def _numbers(run: Document) -> str:
 
 
 def _genomes(genomes: list[Document]) -> Table:
-    made = table("persona", "revision", "speaks with", right=["revision"], wide="speaks with")
+    made = table("persona", "revision", "speaks with", right=["revision"])
     for genome in genomes:
         traits = ", ".join(f"{trait} v{version}" for trait, version in genome["traits"].items())
         made.add_row(genome["persona"], str(genome["revision"]), traits or "the base model")
@@ -142,7 +149,7 @@ def _genomes(genomes: list[Document]) -> Table:
 
 
 def _runtimes(runtimes: list[Document]) -> Table:
-    made = table("runtime", "persona", "state", "serves", "", wide="")
+    made = table("runtime", "persona", "state", "serves", "")
     for runtime in runtimes:
         state = runtime["state"]
         colour = {"converged": "green", "unreachable": "red"}.get(state, "yellow")
@@ -152,5 +159,3 @@ def _runtimes(runtimes: list[Document]) -> Table:
             runtime["name"], runtime["persona"] or "", Text(state, style=colour), serves, plain(runtime["error"] or "")
         )
     return made
-
-

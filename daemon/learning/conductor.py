@@ -229,7 +229,7 @@ def _same_base(manifest: Manifest, base_model: str) -> bool:
 
 
 def ready_in(run: Run, now: float) -> float:
-    """Seconds until a run may be tried; a wait longer than any that we set comes of a clock that jumped, and is over."""
+    """Seconds until a run may be tried; a wait longer than any we set comes of a clock that jumped, and is over."""
     wait = max(run.not_before - now, 0.0)
     return wait if wait <= _LAST_RETRY_S else 0.0
 

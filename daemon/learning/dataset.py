@@ -25,7 +25,7 @@ class Dataset:
 
 
 def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_prompt: str) -> Dataset:
-    """What to learn from a batch and keep from before; of several with one context, the one that arrived last counts."""
+    """What to learn from a batch and keep from before; of those with one context, the last to arrive counts."""
     broken: dict[str, str] = {}
     latest: dict[str, Example] = {}
     superseded: set[str] = set()
@@ -109,6 +109,7 @@ def _is_turn(turn: Any) -> bool:
     return (
         isinstance(turn, dict)
         and set(turn) == {"role", "content"}
+        and isinstance(turn["role"], str)
         and turn["role"] in _ROLES
         and isinstance(turn["content"], str)
         and is_unicode(turn["content"])

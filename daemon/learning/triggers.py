@@ -67,7 +67,7 @@ def _held_back(backlog: Backlog, around: Circumstances) -> bool:
     last = around.last
     if last is None or last.state not in _HOLDS_BACK or last.settings_hash != around.settings_hash:
         return False
-    # A cancelled run that sent nothing back, because nothing of it could be learnt from, says nothing of what came since.
+    # A run that was cancelled because nothing of it could be learnt from sent nothing back that could come again.
     return last.state is not RunState.CANCELLED or backlog.fresh < backlog.pending
 
 

@@ -10,7 +10,6 @@ import structlog
 from daemon.config.settings import Config
 from daemon.domain import Run, RunState
 from daemon.genome.directories import LayerDirectories
-from daemon.learning import status
 from daemon.learning.admin import Admin
 from daemon.learning.conductor import Conductor
 from daemon.learning.planner import Planner
@@ -125,10 +124,6 @@ class Daemon:
             self.reconciler.reconfigure()
             self.wakes.planner.set()
         self.notifier.ready()
-
-    async def log_status(self) -> None:
-        """SIGUSR2."""
-        _log.info("daemon.status", **await status.document(self.store, self.config(), self.note.values))
 
 
 def limits(config: Config) -> ChildLimits:

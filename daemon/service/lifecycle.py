@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -54,7 +55,12 @@ async def serve(config: Config) -> None:
             daemon.note.state("ready")
             daemon.notifier.ready()
             _log.info("daemon.ready", store=str(config.store.path), pid=os.getpid())
-            await _until_stopped(daemon)
+            try:
+                await _until_stopped(daemon)
+            except ExceptionGroup as failure:
+                # Half alive is worse than gone: whoever watches over us starts us again.
+                _log.critical("daemon.failed", reason=_reasons(failure), exc_info=failure)
+                sys.exit(1)
             daemon.notifier.stopping()
     _log.info("daemon.stopped")
 
@@ -99,6 +105,7 @@ async def _until_stopped(daemon: Daemon) -> None:
         "planner": loops.plan(daemon),
         "conductor": loops.conduct(daemon),
         "reconciler": daemon.reconciler.run(),
+        "status": loops.show_status(daemon),
         "watchdog": loops.show_life(daemon),
     }
     try:
@@ -113,9 +120,13 @@ async def _until_stopped(daemon: Daemon) -> None:
         daemon.schedule.stop()
 
 
-def _handlers(daemon: Daemon) -> dict[signal.Signals, Callable[[], None]]:
-    pending: set[asyncio.Task[None]] = set()
+def _reasons(failure: ExceptionGroup[Exception]) -> str:
+    """What the loops died of, in a few words."""
+    parts = (_reasons(one) if isinstance(one, ExceptionGroup) else repr(one) for one in failure.exceptions)
+    return "; ".join(parts)
 
+
+def _handlers(daemon: Daemon) -> dict[signal.Signals, Callable[[], None]]:
     def drain() -> None:
         if daemon.wakes.stop.is_set():
             # Asked twice: leave at once. What was begun is undone at the next start, and the child dies with us.
@@ -125,15 +136,10 @@ def _handlers(daemon: Daemon) -> dict[signal.Signals, Callable[[], None]]:
         daemon.wakes.stop.set()
         asyncio.get_running_loop().call_later(daemon.config().service.grace, os._exit, 1)
 
-    def show_status() -> None:
-        task = asyncio.get_running_loop().create_task(daemon.log_status())
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-
     return {
         signal.SIGTERM: drain,
         signal.SIGINT: drain,
         signal.SIGHUP: daemon.reload,
         signal.SIGUSR1: daemon.wishlist.everything,
-        signal.SIGUSR2: show_status,
+        signal.SIGUSR2: daemon.wakes.status.set,
     }

@@ -18,7 +18,11 @@ def configure_logs(log: Log) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Processor = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    # A traceback is text by then, for the pretty renderer to take as it is.
+    traceback = structlog.dev.plain_traceback
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=traceback) if pretty else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -127,6 +127,14 @@ def _next(runs: list[Run], base: str, base_of: Callable[[Run], str]) -> tuple[Ru
     return None, min((ready_in(run, now) for run in waiting), default=None)
 
 
+async def show_status(daemon: Daemon) -> None:
+    """Write the full status to the log when SIGUSR2 asks for it."""
+    while True:
+        await daemon.wakes.status.wait()
+        daemon.wakes.status.clear()
+        _log.info("daemon.status", **await status.document(daemon.store, daemon.config(), daemon.note.values))
+
+
 async def show_life(daemon: Daemon) -> None:
     """Tell systemd's watchdog that the event loop turns."""
     period = daemon.notifier.watchdog_s

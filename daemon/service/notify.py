@@ -3,6 +3,9 @@
 import os
 import socket
 import time
+from contextlib import suppress
+
+_DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 
 class Notifier:
@@ -44,6 +47,7 @@ class Notifier:
             return
         # A name that begins with @ lies in the abstract namespace.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # A manager that is gone, or does not read, is no reason to stop.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, _DATAGRAM) as channel:
             channel.connect(address)
             channel.sendall(message.encode())

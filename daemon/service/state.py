@@ -30,6 +30,7 @@ class Wakes:
 
     planner: asyncio.Event = field(default_factory=asyncio.Event)
     conductor: asyncio.Event = field(default_factory=asyncio.Event)
+    status: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 

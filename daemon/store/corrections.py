@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import and_, case, exists, func, not_, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
 from daemon.domain import Backlog, Correction, Kind, RunState, Tally, TraitKey
 from daemon.store.database import Database
+from daemon.store.failures import refusal
 from daemon.store.rows import bound, correction, correction_columns, epoch
 from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
 
@@ -17,6 +19,7 @@ C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
 # Literal values, because SQLite takes the partial index only for a condition that it can read.
 _OPEN = text("training_corrections.is_used_in_training = 0 AND training_corrections.quarantined_reason IS NULL")
 _USED = text("training_corrections.is_used_in_training = 1")
+_ASIDE = C.c.quarantined_reason.is_not(None)
 _CLAIMED = exists().where(RC.c.correction_id == C.c.id, RC.c.outcome == "claimed")
 _SENT_BACK = exists().where(
     RC.c.correction_id == C.c.id,
@@ -25,6 +28,8 @@ _SENT_BACK = exists().where(
     R.c.state.in_([RunState.REJECTED, RunState.CANCELLED]),
 )
 _IS_CORRECTION = C.c.kind == Kind.CORRECTION
+_AT_ONCE = 500
+"""Ids in one statement; SQLite takes a bounded number of values."""
 _ARRIVAL = (epoch(C.c.received_at), text("training_corrections.rowid"))
 """The order of times, not of their texts: writers have several forms for one."""
 
@@ -33,6 +38,11 @@ def pending(key: TraitKey | None = None) -> ColumnElement[bool]:
     """The condition of a row that waits to be learnt."""
     conditions = and_(_OPEN, not_(_CLAIMED))
     return and_(conditions, of(key)) if key else conditions
+
+
+def _learnt() -> ColumnElement[bool]:
+    # What a rollback undid is used, and set aside: it counts as set aside.
+    return and_(_USED, not_(_ASIDE))
 
 
 def of(key: TraitKey) -> ColumnElement[bool]:
@@ -48,7 +58,9 @@ async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) ->
     """Set rows aside, each with its reason, inside somebody's transaction."""
     for correction_id, reason in reasons.items():
         await connection.execute(
-            update(C).where(C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None)).values(quarantined_reason=reason)
+            update(C)
+            .where(C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None))
+            .values(quarantined_reason=reason)
         )
 
 
@@ -90,11 +102,8 @@ class Corrections:
 
     async def tally(self) -> list[Tally]:
         """How many rows of each trait are pending, claimed, used and quarantined; reads the whole history."""
-        used = and_(_USED)
-        aside = and_(not_(used), C.c.quarantined_reason.is_not(None))
-        claimed = and_(not_(used), not_(aside), _CLAIMED)
-        waiting = and_(not_(used), not_(aside), not_(_CLAIMED))
-        parts = {"pending": waiting, "claimed": claimed, "used": used, "quarantined": aside}
+        claimed = and_(_OPEN, _CLAIMED)
+        parts = {"pending": pending(), "claimed": claimed, "used": _learnt(), "quarantined": _ASIDE}
         statement = (
             select(
                 C.c.persona_id, C.c.trait_type, *(func.sum(case((c, 1), else_=0)).label(n) for n, c in parts.items())
@@ -121,11 +130,7 @@ class Corrections:
 
     async def learnt(self, key: TraitKey) -> list[Correction]:
         """What a trait learnt and may rehearse, in order of arrival; nothing that was rolled back."""
-        statement = (
-            select(*correction_columns())
-            .where(of(key), _USED, C.c.quarantined_reason.is_(None))
-            .order_by(*_ARRIVAL)
-        )
+        statement = select(*correction_columns()).where(of(key), _learnt()).order_by(*_ARRIVAL)
         return await self._corrections(statement)
 
     async def find(
@@ -134,8 +139,8 @@ class Corrections:
         """Rows, the latest first; `state` is pending, used or quarantined."""
         states: dict[str, ColumnElement[bool]] = {
             "pending": pending(),
-            "used": and_(_USED),
-            "quarantined": C.c.quarantined_reason.is_not(None),
+            "used": _learnt(),
+            "quarantined": _ASIDE,
         }
         statement = select(*correction_columns()).order_by(text("training_corrections.rowid DESC")).limit(limit)
         if persona:
@@ -151,6 +156,7 @@ class Corrections:
         matches = await self._corrections(
             select(*correction_columns())
             .where(or_(C.c.id == correction_id, C.c.id.startswith(correction_id, autoescape=True)))
+            .order_by(C.c.id != correction_id)
             .limit(2)
         )
         exact = [match for match in matches if match.id == correction_id] or matches
@@ -167,6 +173,28 @@ class Corrections:
         async with self._database.write() as connection:
             for row in rows:
                 await connection.execute(insert(C).values(**row))
+
+    async def insert_each(self, rows: Sequence[Mapping[str, object]]) -> dict[int, str]:
+        """Write the rows that the store lets in; for the others, by position, why not."""
+        refused: dict[int, str] = {}
+        async with self._database.write() as connection:
+            for position, row in enumerate(rows):
+                try:
+                    await connection.execute(insert(C).values(**row))
+                except IntegrityError as error:
+                    # SQLite takes back this statement alone; the transaction goes on.
+                    refused[position] = refusal(error)
+        return refused
+
+    async def whole(self, persona: str | None = None, trait: str | None = None) -> list[dict[str, object]]:
+        """Rows with every column as it is stored, in order of arrival."""
+        statement = select(C).order_by(text("training_corrections.rowid"))
+        if persona:
+            statement = statement.where(C.c.persona_id == persona)
+        if trait:
+            statement = statement.where(C.c.trait_type == trait)
+        async with self._database.read() as connection:
+            return [dict(row) for row in (await connection.execute(statement)).mappings()]
 
     async def quarantine(self, reasons: Mapping[str, str]) -> None:
         """Set rows aside, each with its reason."""

@@ -1,9 +1,10 @@
 """The SQLite file behind the store: how it is opened, read, written and watched."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from daemon.errors import StoreError
+from daemon.errors import StoreBusy, StoreError
+from daemon.store.failures import busy, busy_sentence
 from daemon.store.schema import is_current, migrate, require_current
 
 BUSY_TIMEOUT_MS = 5_000
@@ -45,6 +47,8 @@ class Database:
                 raise
         except DatabaseError as error:
             await engine.dispose()
+            if busy(error):
+                raise StoreBusy(busy_sentence(path)) from error
             raise StoreError(_open_sentence(path, error)) from error
         except BaseException:
             await engine.dispose()
@@ -101,7 +105,7 @@ class Database:
 
 
 def _engine(path: Path) -> AsyncEngine:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=2, max_overflow=4)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=2, max_overflow=4, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
@@ -143,6 +147,9 @@ def _require_place(path: Path, *, create: bool) -> None:
         raise StoreError(
             f"The store's directory {path.parent} cannot be made: {error.strerror}; make it, or set store.url."
         ) from error
+    # SQLite would make the file for its owner to write alone; whom the umask lets, may. What is wrong shows on opening.
+    with suppress(OSError):
+        path.touch(0o666, exist_ok=False)
 
 
 def _open_sentence(path: Path, error: DatabaseError) -> str:
@@ -155,12 +162,18 @@ def _open_sentence(path: Path, error: DatabaseError) -> str:
 
 
 async def bring_up_to_date(path: Path) -> None:
-    """Create or migrate a store in a process of its own: what that takes leaves our memory with it; raises StoreError."""
+    """Create or migrate a store in a process of its own, whose memory goes with it; raises StoreError."""
     _require_place(path, create=True)
     if await asyncio.to_thread(is_current, path):
         return
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        await asyncio.get_running_loop().run_in_executor(pool, _migrate, path)
+        # Ctrl-C on a terminal is meant for us; what is blocked now stays blocked in the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            migrating = asyncio.get_running_loop().run_in_executor(pool, _migrate, path)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        await migrating
 
 
 def _migrate(path: Path) -> None:

@@ -23,13 +23,23 @@ def _sentence(path: Path, error: DatabaseError) -> StoreError:
     cause = str(error.orig)
     if isinstance(error, IntegrityError):
         return RowRefused(refusal(error))
-    if isinstance(error, OperationalError) and ("locked" in cause or "busy" in cause):
-        return StoreBusy(f"The store {path} is busy: another program holds a transaction on it; try again.")
+    if busy(error):
+        return StoreBusy(busy_sentence(path))
     if "readonly" in cause or "unable to open" in cause:
         return StoreError(f"The store {path} cannot be written ({cause}); check who owns it and its directory.")
     if "malformed" in cause or "not a database" in cause:
         return StoreError(f"The store {path} is damaged ({cause}); restore a backup of it.")
     return StoreError(f"The store {path} cannot be used: {cause}.")
+
+
+def busy(error: DatabaseError) -> bool:
+    """Whether another program's transaction is in the way."""
+    return isinstance(error, OperationalError) and "locked" in str(error.orig)
+
+
+def busy_sentence(path: Path) -> str:
+    """What to say then."""
+    return f"The store {path} is busy: another program holds a transaction on it; try again."
 
 
 def refusal(error: IntegrityError) -> str:

@@ -3,10 +3,15 @@
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from daemon.errors import StoreError, StoreHeld
+
+_LOOKS = 10
+_LOOK_AGAIN_S = 0.02
+"""Whoever asks whether the lock is held has it for a moment; nobody is refused for that."""
 
 
 class StoreLock:
@@ -19,15 +24,13 @@ class StoreLock:
     def acquire(self, note: dict[str, Any]) -> None:
         """Take the lock and leave a note of who we are; raises StoreHeld when somebody else has it."""
         descriptor = self._open()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(descriptor):
             os.close(descriptor)
             holder = self.note() or {}
             raise StoreHeld(
                 f"The store {self._path.with_suffix('')} is held by another daemon"
                 f" (pid {holder.get('pid', 'unknown')}); stop that one first, or give this one a store of its own."
-            ) from None
+            )
         self._descriptor = descriptor
         self.update(note)
 
@@ -75,3 +78,16 @@ class StoreLock:
         finally:
             os.close(descriptor)
         return False
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock, unless somebody holds it for longer than a look."""
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_LOOK_AGAIN_S)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return True
+    return False

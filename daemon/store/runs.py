@@ -35,7 +35,7 @@ class Runs:
                 return None
             found = (await connection.execute(select(C.c.id, C.c.kind).where(pending(key)))).all()
             nameless = [row.id for row in found if not rows.is_unicode(row.id)]
-            await quarantine(connection, dict.fromkeys(nameless, "id is not valid UTF-8; insert it again without an id"))
+            await quarantine(connection, dict.fromkeys(nameless, "id is not valid UTF-8; insert it again without one"))
             waiting = [row for row in found if rows.is_unicode(row.id)]
             if not any(row.kind == Kind.CORRECTION for row in waiting):
                 return None

@@ -14,7 +14,7 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 
 def migrate(connection: Connection) -> None:
     """Bring a store to this program's version, in one transaction; raises StoreNewer when it is beyond it."""
-    if _version(connection) == _newest():
+    if _version(connection) == newest():
         return
     _refuse_newer(connection)
     # Alembic is needed once per upgrade, and would otherwise weigh on the daemon for as long as it idles.
@@ -35,13 +35,13 @@ def is_current(path: Path) -> bool:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error:
         return False
-    return row is not None and row[0] == _newest()
+    return row is not None and row[0] == newest()
 
 
 def require_current(connection: Connection) -> None:
     """Raise StoreError unless the store is of this program's version."""
     _refuse_newer(connection)
-    if _version(connection) != _newest():
+    if _version(connection) != newest():
         raise StoreError(
             "The store is older than this program; start the daemon, or run `persona init`, to migrate it."
         )
@@ -51,7 +51,7 @@ def _refuse_newer(connection: Connection) -> None:
     version = _version(connection)
     if version is not None and version not in _versions():
         raise StoreNewer(
-            f"The store is of version {version}, newer than this program, which knows up to {_newest()};"
+            f"The store is of version {version}, newer than this program, which knows up to {newest()};"
             " upgrade persona-daemon, or restore the store's older backup."
         )
 
@@ -69,5 +69,6 @@ def _versions() -> list[str]:
     return sorted(path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _newest() -> str:
+def newest() -> str:
+    """The version that this program's stores are of."""
     return _versions()[-1]

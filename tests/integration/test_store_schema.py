@@ -13,7 +13,9 @@ from sqlmodel import SQLModel
 from daemon.errors import StoreError, StoreNewer
 from daemon.store.store import open_store
 
-FIVE = "INSERT INTO training_corrections (persona_id, trait_type, original_context, original_response, expected_response)"
+FIVE = (
+    "INSERT INTO training_corrections (persona_id, trait_type, original_context, original_response, expected_response)"
+)
 
 
 @pytest.fixture
@@ -95,7 +97,9 @@ async def test_a_missing_store_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.db").write_text("these are notes, and long enough to be looked at as a header of a database file\n" * 9)
+    (tmp_path / "notes.db").write_text(
+        "these are notes, and long enough to be looked at as a header of a database file\n" * 9
+    )
     with pytest.raises(StoreError, match="is not a SQLite database"):
         async with open_store(tmp_path / "notes.db", create=True):
             pass

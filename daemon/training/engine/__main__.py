@@ -22,6 +22,9 @@ def main() -> None:
     """Read the arguments, import the heavy libraries, do jobs until input ends or the idle time is over."""
     arguments = _arguments()
     _die_with(arguments.parent)
+    # Meant for the daemon, but `systemctl kill -s SIGUSR1` reaches every process of the service.
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(arguments.nice)
     report = Reporter(_own_stdout())
     # Threads that wait by spinning slow each other tenfold where cores are shared, and this process is a guest.

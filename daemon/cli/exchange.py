@@ -1,0 +1,135 @@
+"""Corrections as files: JSON lines or CSV in, JSON lines out."""
+
+import csv
+import json
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from daemon.cli.asking import opened
+from daemon.cli.showing import json_text
+from daemon.config.settings import Config
+from daemon.errors import PersonaError
+
+Row = dict[str, Any]
+_IGNORED: Final = frozenset({"is_used_in_training", "state"})
+"""Columns that an export has, and that are not a writer's to set."""
+_COLUMNS: Final = frozenset(
+    {
+        "id",
+        "persona_id",
+        "trait_type",
+        "original_context",
+        "original_response",
+        "expected_response",
+        "correction_reason",
+        "severity",
+        "kind",
+        "source",
+        "is_sensitive",
+        "room_id",
+        "message_id",
+        "corrected_by",
+        "corrected_at",
+        "received_at",
+        "quarantined_reason",
+    }
+)
+_AT_ONCE: Final = 500
+"""Rows in one transaction, so that other writers get their turn."""
+
+
+def read(file: Path) -> tuple[dict[int, Row], dict[int, str]]:
+    """The rows of a file by line, and what is wrong with the lines that are none; raises PersonaError."""
+    try:
+        # A byte that is no UTF-8 spoils its row, not the file.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            parsed = list(_csv(lines) if file.suffix.lower() == ".csv" else _json_lines(lines))
+    except OSError as error:
+        raise PersonaError(f"The file {file} cannot be read: {error.strerror}.") from None
+    rows: dict[int, Row] = {}
+    refused: dict[int, str] = {}
+    for line, row in parsed:
+        problem = row if isinstance(row, str) else _problem(row)
+        if problem:
+            refused[line] = problem
+        elif isinstance(row, dict):
+            rows[line] = _row(row)
+    return rows, refused
+
+
+async def write(config: Config, rows: Mapping[int, Row]) -> tuple[int, dict[int, str]]:
+    """Insert rows; how many went in, and by line why the others did not; raises StoreError."""
+    lines = list(rows)
+    refused: dict[int, str] = {}
+    async with opened(config) as store:
+        for start in range(0, len(lines), _AT_ONCE):
+            some = lines[start : start + _AT_ONCE]
+            problems = await store.corrections.insert_each([rows[line] for line in some])
+            refused |= {some[position]: why for position, why in problems.items()}
+    return len(lines) - len(refused), refused
+
+
+async def rows(config: Config, persona: str | None, trait: str | None) -> list[dict[str, object]]:
+    """What to export; raises StoreError."""
+    async with opened(config) as store:
+        return await store.corrections.whole(persona, trait)
+
+
+def save(file: Path, rows: list[dict[str, object]]) -> None:
+    """Write JSON lines to a file; raises PersonaError."""
+    try:
+        with file.open("w", encoding="utf-8") as out:
+            out.writelines(json_text(row) + "\n" for row in rows)
+    except OSError as error:
+        raise PersonaError(f"The file {file} cannot be written: {error.strerror}.") from None
+
+
+def _json_lines(lines: Any) -> Iterator[tuple[int, Row | str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, f"it is no JSON: {error}."
+            continue
+        yield number, row if isinstance(row, dict) else "it is no JSON object; write one per line."
+
+
+def _csv(lines: Any) -> Iterator[tuple[int, Row | str]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.DictReader(lines)
+    try:
+        for row in reader:
+            if None in row:
+                yield reader.line_num, "it has more cells than the header."
+            else:
+                # An empty cell leaves the column to its default.
+                yield reader.line_num, {name: cell for name, cell in row.items() if cell}
+    except csv.Error as error:
+        yield reader.line_num, f"it is no CSV: {error}; what follows was not read."
+
+
+def _problem(row: Row) -> str | None:
+    """What keeps a row from being given to the database at all."""
+    unknown = [name for name in row if name not in _COLUMNS | _IGNORED]
+    if unknown:
+        return f"there is no column {unknown[0]!r}."
+    for name, value in row.items():
+        if isinstance(value, list | dict) and name != "original_context":
+            return f"{name} is no text."
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            return f"{name} is not valid UTF-8."
+    return None
+
+
+def _row(row: Row) -> Row:
+    """A row as the table takes it: null is the default, a conversation is JSON text, where it came from is told."""
+    given = {name: value for name, value in row.items() if value is not None and name not in _IGNORED}
+    context = given.get("original_context")
+    if isinstance(context, list | dict):
+        given["original_context"] = json.dumps(context, ensure_ascii=False)
+    return {"id": uuid.uuid4().hex, "source": "import", **given}

@@ -1,0 +1,138 @@
+"""`persona corrections review`: the served persona answers, a person says good or bad."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from daemon.cli.options import ConfigOption, LimitOption, PersonaArgument, TraitArgument, load_config
+from daemon.cli.showing import plain, say
+from daemon.errors import NothingToDo, PersonaError, RuntimeUnreachable
+
+if TYPE_CHECKING:
+    from daemon.config.settings import Config
+
+_TIMEOUT_S: Final = 300.0
+"""A first answer may wait for a model to be loaded."""
+_CHOICES: Final = {"g": "good", "b": "bad", "s": "skip", "q": "quit"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to ask: the messages, and the context as the store keeps it."""
+
+    context: str
+    messages: list[dict[str, str]]
+
+
+def review(
+    persona: PersonaArgument,
+    trait: TraitArgument,
+    config: ConfigOption = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Prompts, one per line; else the latest contexts.")
+    ] = None,
+    limit: LimitOption = 20,
+) -> None:
+    """Walk through answers of the served persona: the good are affirmed, the bad corrected."""
+    loaded = load_config(config)
+    prompts = _from_file(source)[:limit] if source else asyncio.run(_latest(loaded, persona, trait, limit))
+    if not prompts:
+        raise NothingToDo(f"{persona}:{trait} has no corrections to ask again; give prompts with --from FILE.")
+    counts = {"good": 0, "bad": 0}
+    for number, prompt in enumerate(prompts, 1):
+        say(f"\n{number} of {len(prompts)}  {prompt.messages[-1]['content']}", style="bold")
+        answer = _answer(loaded, f"{persona}:{trait}", prompt)
+        say(answer)
+        verdict = _choose()
+        if verdict == "quit":
+            break
+        row = _row(prompt, answer, verdict)
+        if row:
+            asyncio.run(write(loaded, {**row, "persona_id": persona, "trait_type": trait}))
+            counts[verdict] += 1
+    say(f"\n{counts['good']} affirmed, {counts['bad']} corrected.")
+
+
+async def write(config: "Config", row: Mapping[str, Any]) -> str:
+    """Insert one row, nulls left to their defaults; its id; raises RowRefused."""
+    from daemon.cli.asking import opened
+
+    row_id = uuid.uuid4().hex
+    async with opened(config) as store:
+        given = {name: value for name, value in row.items() if value is not None}
+        await store.corrections.insert([{"id": row_id, **given}])
+    return row_id
+
+
+def _row(prompt: Prompt, answer: str, verdict: str) -> dict[str, Any] | None:
+    """What a verdict is worth writing down."""
+    from daemon.cli.asking import who
+
+    row = {"original_context": prompt.context, "original_response": answer, "source": "review", "corrected_by": who()}
+    if verdict == "good":
+        return {**row, "expected_response": answer, "kind": "affirmation"}
+    expected = _read("what should it have said? (empty: skip) ") if verdict == "bad" else None
+    return {**row, "expected_response": expected} if expected else None
+
+
+def _choose() -> str:
+    while (said := _read("[g]ood, [b]ad, [s]kip, [q]uit? ")) is not None:
+        if said[:1].lower() in _CHOICES:
+            return _CHOICES[said[:1].lower()]
+    return "quit"
+
+
+def _read(question: str) -> str | None:
+    """What was typed; None when nobody is there any more."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        return None
+
+
+def _from_file(file: Path) -> list[Prompt]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PersonaError(f"The prompts in {file} cannot be read: {error}.") from None
+    return [Prompt(line.strip(), [{"role": "user", "content": line.strip()}]) for line in lines if line.strip()]
+
+
+async def _latest(config: "Config", persona: str, trait: str, limit: int) -> list[Prompt]:
+    """The contexts of the latest corrections, each once."""
+    from daemon.cli.asking import opened
+    from daemon.learning import dataset
+
+    async with opened(config) as store:
+        rows = await store.corrections.find(persona, trait)
+    prompts: dict[str, Prompt] = {}
+    for row in rows:
+        if dataset.defect(row) is None:
+            context = row.context if row.context and row.context.strip() else row.original
+            prompts.setdefault(context, Prompt(context, dataset.messages(row)))
+    return list(prompts.values())[:limit]
+
+
+def _answer(config: "Config", model: str, prompt: Prompt) -> str:
+    import httpx
+
+    url = next((runtime.url for runtime in config.runtimes.values()), config.serve.url)
+    token = config.serve.token.get_secret_value()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    body = {"model": model, "messages": prompt.messages, "temperature": 0}
+    try:
+        # Proxies of the environment are meant for the internet, not for a server of one's own.
+        with httpx.Client(headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
+            response = client.post(f"{url}/v1/chat/completions", json=body)
+    except httpx.HTTPError as error:
+        what = str(error) or type(error).__name__
+        raise RuntimeUnreachable(f"The server at {url} does not answer ({what}); start it: persona serve") from None
+    try:
+        return plain(str(response.raise_for_status().json()["choices"][0]["message"]["content"]))
+    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError):
+        raise PersonaError(f"The server at {url} answers {response.status_code}: {response.text[:300]}") from None

@@ -1,0 +1,148 @@
+"""`persona train`: what is pending becomes runs now."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.options import ConfigOption, JsonOption, PersonaOption, TraitOption, load_config
+from daemon.cli.showing import print_json, run_document, say, short
+from daemon.errors import DaemonSilent, NothingToDo, StoreHeld
+
+if TYPE_CHECKING:
+    from daemon.config.settings import Config
+    from daemon.domain import Run
+    from daemon.service.daemon import Daemon
+    from daemon.store.store import Store
+
+_OTHERS_S = 0.5
+"""How often others' requests are looked for while we hold the daemon's lock."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The runs that train what was asked for, why other traits wait, and whether the runs were waited for."""
+
+    runs: "list[Run]"
+    waits: Mapping[str, str]
+    followed: bool
+
+
+def train(
+    config: ConfigOption = None,
+    persona: PersonaOption = None,
+    trait: TraitOption = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the runs to their end; without a daemon, always so.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train what is pending now: thresholds are ignored, the gate is not."""
+    outcome = asyncio.run(_train(load_config(config), {"persona": persona, "trait": trait}, wait))
+    if json:
+        print_json({"runs": [run_document(run) for run in outcome.runs], "waits": dict(outcome.waits)})
+    elif outcome.runs:
+        _tell(outcome)
+    else:
+        raise NothingToDo(_nothing(outcome.waits, persona, trait))
+    raise typer.Exit(_exit_code(outcome))
+
+
+async def _train(config: "Config", wish: dict[str, str | None], wait: bool) -> Outcome:
+    from daemon.cli.asking import in_its_place
+    from daemon.store.lock import StoreLock
+
+    if not StoreLock(config.store.path).held():
+        # A daemon may start just now; then it is the one to ask.
+        with suppress(StoreHeld):
+            async with in_its_place(config) as daemon:
+                return await _by_ourselves(daemon, wish)
+    return await _by_the_daemon(config, wish, wait)
+
+
+async def _by_the_daemon(config: "Config", wish: dict[str, str | None], wait: bool) -> Outcome:
+    from daemon.cli.asking import ask_daemon, opened
+    from daemon.cli.following import follow
+    from daemon.store.lock import StoreLock
+
+    result = await ask_daemon(config, "train", wish)
+    lock = StoreLock(config.store.path)
+    async with opened(config) as store:
+        ids = await _concerned(store, result["runs"], wish)
+        if not wait:
+            planned = [run for run in [await store.runs.get(run_id) for run_id in result["runs"]] if run]
+            return Outcome(planned, result["waits"], followed=False)
+        runs = await follow(store, ids, lock, lock.held)
+    if any(run.state.live for run in runs):
+        raise DaemonSilent("The daemon stopped meanwhile; the runs go on when it is started again.")
+    return Outcome(runs, result["waits"], followed=True)
+
+
+async def _by_ourselves(daemon: "Daemon", wish: dict[str, str | None]) -> Outcome:
+    """Plan and conduct, as the daemon would, answering what others ask meanwhile."""
+    from daemon.cli.asking import carried_out
+    from daemon.cli.following import follow
+    from daemon.service import lifecycle
+    from daemon.store.lock import StoreLock
+
+    result = await carried_out(daemon, "train", wish)
+    ids = await _concerned(daemon.store, result["runs"], wish)
+    if not ids:
+        return Outcome([], result["waits"], followed=True)
+    work = asyncio.create_task(lifecycle.carry_out(daemon), name="work")
+    others = asyncio.create_task(_answer_others(daemon), name="others")
+    try:
+        lock = StoreLock(daemon.config().store.path)
+        runs = await follow(daemon.store, ids, lock, lambda: not work.done())
+        await work
+    finally:
+        for task in (work, others):
+            task.cancel()
+        await asyncio.wait([work, others])
+    return Outcome(runs, result["waits"], followed=True)
+
+
+async def _answer_others(daemon: "Daemon") -> None:
+    while True:
+        await asyncio.sleep(_OTHERS_S)
+        await daemon.admin.serve()
+
+
+async def _concerned(store: "Store", planned: Sequence[str], wish: dict[str, str | None]) -> list[str]:
+    """The runs just planned, and those of the same traits that are under way already."""
+    from daemon.learning.planner import Wishes
+
+    asked = Wishes(requests=((wish["persona"], wish["trait"]),))
+    under_way = [run.id for run in await store.runs.live() if asked.asks_for(run.key)]
+    return list(dict.fromkeys([*planned, *under_way]))
+
+
+def _tell(outcome: Outcome) -> None:
+    for run in outcome.runs:
+        name = f"{run.key} v{run.version}"
+        if not outcome.followed:
+            say(f"{name}  planned as run {short(run.id)}")
+        elif run.state.live:
+            say(f"{name}  will be tried again: {run.reason or 'its time has not come'}; run {short(run.id)}")
+        else:
+            say(f"{name}  {run.state}: {run.reason}  (persona runs show {short(run.id)})")
+    for name, why in outcome.waits.items():
+        say(f"{name}  not planned: {why}")
+
+
+def _nothing(waits: Mapping[str, str], persona: str | None, trait: str | None) -> str:
+    if waits:
+        return "Nothing was planned. " + "; ".join(f"{name}: {why}" for name, why in waits.items()) + "."
+    asked = f" for {persona or 'any persona'}:{trait or 'any trait'}" if persona or trait else ""
+    return f"Nothing is pending{asked}."
+
+
+def _exit_code(outcome: Outcome) -> int:
+    from daemon.cli.following import exit_code
+
+    if not outcome.runs:
+        return NothingToDo.exit_code
+    return exit_code(outcome.runs) if outcome.followed else 0

@@ -1,0 +1,127 @@
+"""What must be in place before the daemon can do its work, looked at one by one."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from daemon.config.settings import Config
+from daemon.errors import PersonaError, RuntimeUnreachable
+from daemon.genome.directories import LayerDirectories
+from daemon.learning.planner import base_problem
+from daemon.runtimes.runtime import Runtime
+from daemon.service.reconciler import configured
+from daemon.store.failures import as_sentences
+from daemon.store.lock import StoreLock
+from daemon.store.schema import newest
+from daemon.store.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: whether it is ready, and what is there or what to do."""
+
+    name: str
+    ok: bool
+    says: str
+
+
+async def findings(config: Config) -> AsyncIterator[Finding]:
+    """Look at everything a valid config names."""
+    yield await _store(config)
+    yield _layers(config)
+    bases = {config.defaults.base_model, *(config.persona(persona).base_model for persona in config.personas)}
+    for base in sorted(bases):
+        # A default that nobody needs, because every persona has a base of its own, is no fault.
+        if base or len(bases) == 1:
+            yield _base(base)
+    yield _trainer()
+    for runtime in configured(config):
+        yield await _runtime(runtime)
+
+
+async def _store(config: Config) -> Finding:
+    path = config.store.path
+    try:
+        with as_sentences(path):
+            # Opening begins a write, so that a store that opens can be written.
+            async with open_store(path):
+                pass
+    except PersonaError as error:
+        return Finding("store", False, str(error))
+    lock = StoreLock(path)
+    holder = f"held by pid {(lock.note() or {}).get('pid', 'unknown')}" if lock.held() else "no daemon holds it"
+    return Finding("store", True, f"{path}, version {newest()}, {holder}")
+
+
+def _layers(config: Config) -> Finding:
+    folder = Path(config.layers.directory)
+    try:
+        LayerDirectories(folder).ensure_writable()
+    except PersonaError as error:
+        return Finding("layers", False, str(error))
+    return Finding("layers", True, str(folder))
+
+
+def _base(base: str) -> Finding:
+    name = "base model"
+    problem = base_problem("ID", base)
+    if problem:
+        return Finding(name, False, problem)
+    folder = Path(base)
+    if not folder.is_absolute():
+        cached = _hub_cache() / f"models--{base.replace('/', '--')}" / "snapshots"
+        there = cached.is_dir() and any(cached.iterdir())
+        return Finding(name, True, f"{base}, {'in the cache' if there else 'to be downloaded when it is first needed'}")
+    missing = _missing(folder)
+    if missing:
+        return Finding(name, False, f"{folder} has no {', no '.join(missing)}; save the model and its tokenizer there")
+    return Finding(name, True, str(folder))
+
+
+def _hub_cache() -> Path:
+    """Where the hub's client keeps models (huggingface_hub's environment variables)."""
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+
+
+def _missing(folder: Path) -> list[str]:
+    """What a base model's folder lacks to be trained and served."""
+    tokenizer = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+    there = {
+        "weights (*.safetensors)": any(folder.glob("*.safetensors")),
+        "tokenizer": any((folder / name).is_file() for name in tokenizer),
+        "chat template": _has_template(folder),
+    }
+    return [name for name, found in there.items() if not found]
+
+
+def _has_template(folder: Path) -> bool:
+    if any(folder.glob("chat_template*.j*")):
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _trainer() -> Finding:
+    try:
+        versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
+    except PackageNotFoundError as error:
+        return Finding("trainer", False, f"{error.name} is not installed; install persona-daemon again")
+    return Finding("trainer", True, "local: " + ", ".join(versions))
+
+
+async def _runtime(runtime: Runtime) -> Finding:
+    name = f"runtime {runtime.name}"
+    try:
+        observed = await runtime.observe()
+    except RuntimeUnreachable as error:
+        return Finding(name, False, str(error))
+    finally:
+        await runtime.close()
+    serves = ", ".join(f"{persona} at revision {revision}" for persona, revision in sorted(observed.items()))
+    return Finding(name, True, serves or "it answers; no persona has been revised yet")

@@ -1,0 +1,88 @@
+"""The whole path with real processes: plain INSERTs end as a persona that answers differently."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts.processes import running
+from scripts.world.base import ensure_base, world_of
+from tests.acceptance.support import Home, Pair, asking, corrections
+from tests.integration.training_support import tiny_base
+
+WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jade")
+
+
+def small_world(folder: Path) -> tuple[Home, list[Pair]]:
+    base = ensure_base("test")
+    home = Home(folder, base, prompt="You are Ada, who knows everyone in town.")
+    return home, corrections(world_of(base), 10, seed=5)
+
+
+def untaught_qwen3(folder: Path) -> tuple[Home, list[Pair]]:
+    """Another architecture, another template, random weights, another persona."""
+    base = tiny_base(folder / "qwen3", "qwen3")
+    home = Home(folder, base, persona="Nova_2.b", trait="memory-room-42")
+    return home, [(f"What is the word of day {day}?", f"It is {word}.") for day, word in enumerate(WORDS)]
+
+
+def spoken(reply: httpx.Response) -> str:
+    text: str = reply.json()["choices"][0]["message"]["content"]
+    return text
+
+
+@pytest.mark.parametrize("place", [small_world, untaught_qwen3])
+def test_ten_inserts_end_as_other_answers_with_nobody_touching_anything(
+    place: Callable[[Path], tuple[Home, list[Pair]]], tmp_path: Path
+) -> None:
+    home, pairs = place(tmp_path)
+    with running(tmp_path, "daemon", "serve") as (daemon, server):
+        daemon.wait_for("daemon.ready", 30)
+        server.wait_for("base.loaded", 60)
+        before = {question: home.ask(question) for question, _ in pairs}
+        with asking(home, pairs[0][0]) as answers:
+            home.insert(pairs)
+            daemon.wait_for("run.planned", 15)
+            daemon.wait_for("runtime.converged", 150)
+            told = len(answers)
+
+        after = {question: home.ask(question) for question, _ in pairs}
+        assert sum(after[question] == wanted for question, wanted in pairs) >= 9
+        assert server.process.poll() is None, "the server was never restarted"
+
+        # No request of the stream failed, none mixed two layers, and none came late from the old one.
+        assert {reply.status_code for reply in answers} == {200}
+        texts = [(reply.headers["x-persona-layer"], spoken(reply)) for reply in answers]
+        question = pairs[0][0]
+        assert set(texts) <= {("base", before[question]), (f"{home.trait}@1", after[question])}
+        in_flight = 2
+        assert all(layer != "base" for layer, _ in texts[told + in_flight :])
+
+    assert home.rows("SELECT count(*), sum(is_used_in_training) FROM training_corrections") == [(10, 10)]
+    assert home.rows("SELECT state, version FROM training_runs") == [("promoted", 1)]
+    genome = json.loads(home.command("genome", "show", home.persona, "--json"))
+    assert genome["revision"] == 1
+
+
+def test_nine_inserts_wait_and_say_why_until_a_signal_comes(tmp_path: Path) -> None:
+    home, pairs = small_world(tmp_path)
+    with running(tmp_path, "daemon") as (daemon,):
+        daemon.wait_for("daemon.ready", 30)
+        home.insert(pairs[:9])
+        daemon.wait_for("corrections.seen", 15, lambda event: event["corrections"] == 9)
+        (trait,) = home.status()["traits"]
+        assert (trait["pending"], trait["due"]) == (9, False)
+        assert trait["why"].startswith("9 of 10 corrections; oldest ")
+        assert daemon.events("run.planned") == []
+
+        daemon.process.send_signal(signal.SIGUSR2)
+        assert daemon.wait_for("daemon.status", 15)["traits"] == [trait]
+
+        daemon.process.send_signal(signal.SIGUSR1)
+        daemon.wait_for("genome.revised", 120)
+        # No server runs: the genome is revised all the same, and the runtime is named as what is missing.
+        daemon.wait_for("runtime.unreachable", 15)
+    assert home.rows("SELECT count(*) FROM training_corrections WHERE is_used_in_training = 1") == [(9,)]

@@ -1,0 +1,29 @@
+"""What every test stands on: quiet threads, no network, the small pretrained base and its world."""
+
+import json
+import os
+from pathlib import Path
+
+# Read once, when torch is first imported: threads that spin while they wait starve each other on shared cores.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+from scripts.world.facts import World
+
+
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """The pretrained base model of the tests, built once per machine."""
+    # Only here, because it imports torch, which most tests do without.
+    from scripts.world.base import ensure_base
+
+    return ensure_base("test")
+
+
+@pytest.fixture(scope="session")
+def world(base: Path) -> World:
+    """What the base model knows."""
+    about = json.loads((base / "world.json").read_text(encoding="utf-8"))
+    return World.generate(about["seed"], about["people"])

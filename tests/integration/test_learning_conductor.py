@@ -1,0 +1,236 @@
+"""A run from its claim to its end: promoted, satisfied, rejected, failed, set aside."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from daemon.domain import RunState
+from daemon.errors import TrainerFailed
+from daemon.learning.conductor import backoff, ready_in
+from daemon.training.engine.job import Group
+from tests.integration.learning_support import School, a_school
+from tests.integration.store_support import ADA, execute, planned, speaks, where, write
+
+
+@pytest.fixture
+async def school(tmp_path: Path) -> AsyncIterator[School]:
+    async with a_school(tmp_path) as opened:
+        yield opened
+
+
+async def test_a_better_layer_is_promoted_and_says_what_it_learnt(school: School) -> None:
+    write(school.path, "one", "two")
+    write(school.path, "kept", kind="affirmation")
+    with capture_logs() as logs:
+        run = await school.learn()
+    assert run.state is RunState.PROMOTED and await speaks(school.store) == 1
+    assert set(where(school.path).values()) == {"used"}
+    layer = (await school.store.genomes.get("ada")).layer("rust")
+    assert layer and layer.run_id == run.id and run.layer_path == layer.path
+    manifest = school.layers.verify(layer.path)
+    assert (manifest.learnt, manifest.rehearsed, manifest.parent) == (["one", "two"], ["kept"], None)
+    assert manifest.metrics == {"loss": 0.1} and manifest.base_model == school.config.defaults.base_model
+    assert not school.staged() and school.published() == ["v0001"]
+    assert [log["event"] for log in logs] == [
+        "run.planned", "run.loaded", "run.training", "run.evaluated", "layer.published", "corrections.used",
+        "genome.revised",
+    ]  # fmt: skip
+    assert {log["run"] for log in logs} == {run.id} and {log["persona"] for log in logs} == {"ada"}
+
+
+async def test_the_next_layer_rehearses_what_the_last_one_learnt(school: School) -> None:
+    write(school.path, "one", "two")
+    first = await school.learn()
+    write(school.path, "three", "four")
+    second = await school.learn()
+    job = school.trainer.jobs[-1]
+    assert job.incumbent == str(school.layers.root / str(first.layer_path))
+    groups = {example.id: example.group for example in job.examples}
+    assert [name for name in groups if groups[name] is Group.HISTORY] == ["one", "two"]
+    manifest = school.layers.verify(str(second.layer_path))
+    assert (manifest.learnt, manifest.rehearsed) == (["three", "four"], ["one", "two"])
+    parent = (await school.store.genomes.layers(ADA))[1]
+    assert manifest.parent == parent.id and parent.version == 1
+
+
+async def test_invariant_2_a_batch_that_is_answered_already_is_used_without_a_layer(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "satisfied"
+    run = await school.learn()
+    assert (run.state, run.reason) == (RunState.SATISFIED, "The served persona already answers 2 of 2 as expected.")
+    assert set(where(school.path).values()) == {"used"}
+    assert await speaks(school.store) == 0 and not school.published() and not school.staged()
+
+
+async def test_invariant_5_a_rejected_batch_leaves_everything_and_does_not_come_back(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    run = await school.learn()
+    assert run.state is RunState.REJECTED and str(run.reason).startswith("It learned nothing")
+    assert set(where(school.path).values()) == {"pending"}
+    assert await speaks(school.store) == 0 and not school.published() and not school.staged()
+    school.now += 100 * 86_400
+    write(school.path, "three")
+    made = await school.plan(cron=frozenset({""}))
+    assert made.runs == [] and made.again_in is None
+    assert made.judgements[0].due.why.startswith("the last run was rejected; 1 of 2 new corrections since")
+    write(school.path, "four")
+    (again,) = (await school.plan()).runs
+    assert again.trigger == "2 new corrections since the last run was rejected" and again.version == 2
+
+
+async def test_a_rejected_batch_comes_back_when_its_settings_change(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    await school.learn()
+    school.configure(PERSONA_TRAINING__NICE="3")
+    assert (await school.plan()).runs == [], "that decides nothing of what a layer becomes"
+    school.configure(PERSONA_TRAINING__RANK="32")
+    assert len((await school.plan()).runs) == 1
+    assert (await school.conduct()).state is RunState.REJECTED
+    school.configure('system_prompt = "You are Ada."')
+    assert len((await school.plan()).runs) == 1
+
+
+async def test_a_rejected_batch_comes_back_when_an_admin_asks_and_is_worn_out_the_third_time(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    await school.learn()
+    for last in (False, True):
+        state, result = await school.ask("train", persona="ada")
+        assert state == "done" and len(result["runs"]) == 1
+        assert (await school.conduct()).state is RunState.REJECTED
+        assert set(where(school.path).values()) == {"quarantined" if last else "pending"}
+    (reason,) = {row.quarantined for row in await school.store.corrections.find()}
+    assert str(reason).startswith("rejected: It learned nothing")
+
+
+async def test_a_failure_is_tried_again_after_a_while_and_then_works(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.failures = [
+        TrainerFailed("the trainer was ended by SIGKILL"),
+        OSError(28, "No space left on device"),
+    ]
+    run = await school.learn()
+    for failures in (1, 2):
+        assert (run.state, run.failures, run.attempt) == (RunState.PLANNED, failures, failures + 1)
+        assert 0.5 * 15 * 2 ** (failures - 1) <= run.not_before - school.now <= 15 * 2 ** (failures - 1)
+        assert ready_in(run, school.now) > 0 and ready_in(run, run.not_before) == 0
+        assert set(where(school.path).values()) == {"claimed"} and not school.staged()
+        assert (await school.plan()).runs == []
+        run = await school.conduct()
+    assert run.state is RunState.PROMOTED
+    assert len({job.out for job in school.trainer.jobs}) == 3, "each attempt has a place of its own"
+
+
+async def test_a_run_that_fails_too_often_ends_in_quarantine(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.failures = [TrainerFailed(f"attempt {number}") for number in range(1, 9)]
+    run = await school.learn()
+    while run.state.live:
+        run = await school.conduct()
+    assert (run.state, run.attempt, run.reason) == (RunState.FAILED, 5, "attempt 5")
+    assert set(where(school.path).values()) == {"quarantined"}
+    assert {row.quarantined for row in await school.store.corrections.find()} == {"failed: attempt 5"}
+    assert (await school.plan()).runs == []
+
+
+async def test_what_another_attempt_cannot_help_is_not_tried_again(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.failures = [TrainerFailed("the base model cannot be loaded", False)]
+    run = await school.learn()
+    assert (run.state, run.attempt) == (RunState.FAILED, 1)
+
+
+async def test_a_base_model_that_lost_its_weights_is_a_failure_and_no_crash(school: School) -> None:
+    write(school.path, "one", "two")
+    await school.learn()
+    write(school.path, "three", "four")
+    await school.plan()
+    weights = Path(school.config.defaults.base_model, "model.safetensors")
+    weights.rename(weights.with_suffix(".away"))
+    run = await school.conduct()
+    assert run.state is RunState.PLANNED and "has no *.safetensors file" in str(run.reason)
+    weights.with_suffix(".away").rename(weights)
+    assert (await school.conduct()).state is RunState.PROMOTED
+
+
+def test_the_wait_between_attempts_doubles_is_bounded_and_jitters() -> None:
+    for failures in (0, 1, 4, 20, 500):
+        waits = {backoff(failures) for _ in range(50)}
+        ceiling = min(15 * 2 ** min(failures, 20), 3_600)
+        assert all(ceiling / 2 <= wait <= ceiling for wait in waits) and len(waits) > 40
+
+
+async def test_a_wait_that_a_clock_made_endless_is_over(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.failures = [TrainerFailed("once")]
+    run = await school.learn()
+    assert ready_in(run, school.now - 365 * 86_400) == 0
+
+
+async def test_invariant_11_broken_rows_are_set_aside_and_the_rest_is_trained(school: School) -> None:
+    write(school.path, "one", "two")
+    write(school.path, "nothing", original_context=None, original_response=" ")
+    insert = "INSERT INTO training_corrections VALUES ('bad', 'ada', 'rust', CAST(x'ff' AS TEXT), 'o', 'e')"
+    columns = "id, persona_id, trait_type, original_context, original_response, expected_response"
+    execute(school.path, insert.replace("VALUES", f"({columns}) VALUES"))
+    with capture_logs() as logs:
+        run = await school.learn()
+    assert run.state is RunState.PROMOTED
+    assert where(school.path) == {"one": "used", "two": "used", "nothing": "quarantined", "bad": "quarantined"}
+    said = {tuple(log["corrections"]): log["reason"] for log in logs if log["event"] == "corrections.quarantined"}
+    assert said.keys() == {("nothing",), ("bad",)} and "UTF-8" in said["bad",]
+
+
+async def test_a_batch_of_broken_rows_ends_the_run_and_holds_nothing_back(school: School) -> None:
+    write(school.path, "bad", "worse", original_context=None, original_response="")
+    run = await school.learn()
+    assert (run.state, run.reason) == (RunState.CANCELLED, "nothing of the batch can be learnt from")
+    assert set(where(school.path).values()) == {"quarantined"} and not school.trainer.jobs
+    write(school.path, "good", received_at="2020-01-01")
+    (again,) = (await school.plan()).runs
+    assert again.trigger == "the oldest waited 24 h"
+
+
+async def test_a_broken_incumbent_is_not_compared_with(school: School) -> None:
+    write(school.path, "one", "two")
+    first = await school.learn()
+    (school.layers.root / str(first.layer_path) / "adapter_config.json").write_text("{}")
+    write(school.path, "three", "four")
+    with capture_logs() as logs:
+        run = await school.learn()
+    assert run.state is RunState.PROMOTED and school.trainer.jobs[-1].incumbent is None
+    assert any(log["event"] == "layer.broken" for log in logs)
+
+
+async def test_invariant_10_a_layer_of_another_base_is_not_compared_with(school: School) -> None:
+    write(school.path, "one", "two")
+    await school.learn()
+    Path(school.config.defaults.base_model, "model.safetensors").write_bytes(b"other weights")
+    write(school.path, "three", "four")
+    run = await school.learn()
+    assert run.state is RunState.PROMOTED and school.trainer.jobs[-1].incumbent is None
+
+
+async def test_invariant_4_no_row_names_a_layer_that_was_never_whole(school: School) -> None:
+    write(school.path, "one", "two")
+
+    async def spoil(_job: object) -> None:
+        next(school.layers.root.glob(".staging/*/*/adapter_config.json")).unlink()
+
+    school.trainer.meanwhile = spoil
+    run = await school.learn()
+    assert run.state is RunState.PLANNED and "lacks adapter_config.json" in str(run.reason)
+    assert not school.published() and await speaks(school.store) == 0
+    assert (await school.conduct()).state is RunState.PROMOTED
+
+
+async def test_a_lost_run_is_left_alone(school: School) -> None:
+    write(school.path, "one", "two")
+    stale = await planned(school.store)
+    fresh = await school.store.runs.take(stale)
+    await school.conductor.conduct(stale)
+    assert await school.run(stale.id) == fresh and not school.trainer.jobs

@@ -1,0 +1,165 @@
+"""The file itself: what wakes us, who waits for whom, and what a failure or a cancellation leaves behind."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from daemon.domain import RuntimeState
+from daemon.store import database
+from daemon.store.store import Store, open_store
+from tests.integration.store_support import ADA, NOW, a_store, everything, execute, write
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "persona.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[Store]:
+    async with a_store(path) as opened:
+        yield opened
+
+
+async def record(store: Store, runtime: str) -> None:
+    """Two rows in one transaction, slowly."""
+    async with store.database.write() as connection:
+        for persona in ("ada", "bob"):
+            await connection.execute(
+                text("INSERT INTO runtime_states VALUES (:runtime, :persona, 1, NULL, 'x', NULL)"),
+                {"runtime": runtime, "persona": persona},
+            )
+            await asyncio.sleep(0)
+
+
+async def shell(path: Path, sql: str) -> None:
+    """The sqlite3 command."""
+    process = await asyncio.create_subprocess_exec("sqlite3", "-cmd", ".timeout 5000", str(path), sql)
+    assert await process.wait() == 0
+
+
+async def test_own_writes_wake_nobody_and_foreign_ones_do(store: Store, path: Path) -> None:
+    assert await store.changed(), "whatever came before us is news"
+    assert not await store.changed()
+    await store.runtimes.record(RuntimeState("main", "ada", 1, None, "converging", None))
+    await store.corrections.backlog()
+    assert not await store.changed()
+    await shell(path, "INSERT INTO admin_requests (kind) VALUES ('train')")
+    assert await store.changed()
+    assert not await store.changed()
+    await shell(path, "SELECT count(*) FROM training_corrections; PRAGMA wal_checkpoint(PASSIVE)")
+    assert not await store.changed()
+    write(path, "one")
+    await store.runs.plan(ADA, "", "", NOW)
+    assert await store.changed(), "a foreign write is seen although one of ours came after it"
+
+
+async def test_a_foreign_write_is_seen_although_the_writer_lost_its_connection(store: Store, path: Path) -> None:
+    await store.changed()
+    for number in range(5):
+        write(path, f"row{number}")
+        task = asyncio.create_task(record(store, f"main{number}"))
+        for _ in range(number):
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await store.changed()
+
+
+async def test_an_error_undoes_the_whole_transaction(store: Store, path: Path) -> None:
+    before = everything(path)
+    with pytest.raises(IntegrityError):
+        async with store.database.write() as connection:
+            await connection.execute(text("INSERT INTO genomes VALUES ('ada', 1)"))
+            await connection.execute(text("INSERT INTO genomes VALUES ('ada', 2)"))
+    assert everything(path) == before
+    await record(store, "main")
+    assert len(everything(path)) == len(before) + 2
+
+
+async def test_invariant_12_a_write_cancelled_anywhere_happened_or_did_not(store: Store, path: Path) -> None:
+    for number in range(60):
+        task = asyncio.create_task(record(store, f"main{number}"))
+        for _ in range(number):
+            await asyncio.sleep(0 if number % 2 else 0.0002)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() or task.exception() is None
+    await asyncio.wait_for(record(store, "after"), 5)
+    rows = dict(execute(path, "SELECT runtime, count(*) FROM runtime_states GROUP BY runtime"))
+    assert set(rows.values()) == {2} and "after" in rows
+
+
+async def test_a_write_cancelled_while_it_waits_leaves_no_lock_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 200)
+    async with a_store(path) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            task = asyncio.create_task(record(store, "main"))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.wait([task])
+            foreign.execute("COMMIT")
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            foreign.execute("ROLLBACK")
+        await asyncio.wait_for(record(store, "after"), 5)
+
+
+async def test_a_write_waits_for_a_foreign_writer_beyond_the_busy_timeout(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 20)
+    async with a_store(path) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            task = asyncio.create_task(record(store, "main"))
+            await asyncio.sleep(0.3)
+            assert not task.done(), "fifteen times the busy timeout"
+            assert await store.corrections.backlog() == [], "readers wait for nobody"
+            foreign.execute("COMMIT")
+        await asyncio.wait_for(task, 10)
+    assert len(execute(path, "SELECT 1 FROM runtime_states")) == 2
+
+
+async def test_a_write_gives_up_on_a_foreign_writer_that_never_ends(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 10)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.2)
+    async with a_store(path) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            with pytest.raises(OperationalError, match="locked"):
+                await record(store, "main")
+            foreign.execute("COMMIT")
+        await record(store, "main")
+
+
+async def test_the_file_is_opened_as_the_design_says(store: Store) -> None:
+    for connect in (store.database.read, store.database.write):
+        async with connect() as connection:
+            found = [
+                (await connection.execute(text(f"PRAGMA {name}"))).scalar()
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            ]
+        assert found == ["wal", 2, 1, 5000]
+
+
+async def test_a_reader_sees_one_moment(store: Store, path: Path) -> None:
+    async with store.database.read() as connection:
+        count = text("SELECT count(*) FROM training_corrections")
+        assert (await connection.execute(count)).scalar() == 0
+        write(path, "one")
+        await record(store, "main")
+        assert (await connection.execute(count)).scalar() == 0
+    async with open_store(path) as other:
+        assert [backlog.pending for backlog in await other.corrections.backlog()] == [1]

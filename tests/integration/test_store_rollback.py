@@ -1,0 +1,136 @@
+"""The way back: rollbacks, pins, and what happens to the corrections that a rollback undoes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from daemon.domain import TraitKey
+from daemon.errors import RequestRefused
+from daemon.store.store import Store
+from tests.integration.store_support import ADA, NOW, a_store, everything, execute, promoted, speaks, where
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "persona.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[Store]:
+    """A trait of three versions."""
+    async with a_store(path) as opened:
+        for name in ("one", "two", "three"):
+            await promoted(opened, path, name)
+        yield opened
+
+
+async def learnt(store: Store) -> list[str]:
+    return [correction.id for correction in await store.corrections.learnt(ADA)]
+
+
+async def states(store: Store) -> dict[int, str]:
+    return {layer.version: layer.state for layer in await store.genomes.layers(ADA)}
+
+
+async def test_invariant_6_one_command_leads_one_version_back(store: Store, path: Path) -> None:
+    done = await store.genomes.rollback(ADA, None, "me", NOW)
+    assert ([layer.version for layer in done.undone], done.revision, done.quarantined) == ([3], 4, ["three"])
+    assert done.layer and done.layer.version == await speaks(store) == 2
+    assert await states(store) == {1: "retired", 2: "active", 3: "rolled-back"}
+    event = (await store.genomes.history("ada"))[0]
+    assert (event.kind, event.version, event.actor, event.reason) == ("rolled-back", 2, "me", "undid v3")
+
+
+async def test_invariant_6_what_is_undone_is_set_aside_and_no_longer_learnt(store: Store, path: Path) -> None:
+    await store.genomes.rollback(ADA, 1, "me", NOW)
+    assert await learnt(store) == ["one"]
+    rows = {row.id: row for row in await store.corrections.find()}
+    assert rows["two"].quarantined == "rolled back with v2" and rows["two"].used
+    assert rows["three"].quarantined == "rolled back with v3" and rows["three"].used
+    assert await store.corrections.backlog() == []
+    assert await store.corrections.release(["two"]) == 1
+    assert await learnt(store) == ["one", "two"]
+
+
+async def test_invariant_6_back_to_the_base_undoes_everything(store: Store, path: Path) -> None:
+    done = await store.genomes.rollback(ADA, 0, "me", NOW)
+    assert [layer.version for layer in done.undone] == [3, 2, 1]
+    assert await speaks(store) == 0 and await learnt(store) == []
+    assert set((await states(store)).values()) == {"rolled-back"}
+    with pytest.raises(RequestRefused, match="speaks with the base model; there is nothing to roll back"):
+        await store.genomes.rollback(ADA, None, "me", NOW)
+
+
+async def test_invariant_6_a_layer_after_a_rollback_comes_from_what_spoke_then(store: Store, path: Path) -> None:
+    await store.genomes.rollback(ADA, 1, "me", NOW)
+    fourth = (await promoted(store, path, "four")).layer
+    assert fourth.version == 4
+    for version in (3, 2):
+        with pytest.raises(RequestRefused, match=rf"cannot roll back to version {version}: it comes from 1, or 0"):
+            await store.genomes.rollback(ADA, version, "me", NOW)
+    done = await store.genomes.rollback(ADA, None, "me", NOW)
+    assert await speaks(store) == 1 and done.quarantined == ["four"]
+    assert await learnt(store) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("key", "to", "sentence"),
+    [
+        (ADA, 3, r"ada:rust cannot roll back to version 3: it comes from 2, 1, or 0 for the base model\."),
+        (ADA, 9, r"cannot roll back to version 9"),
+        (TraitKey("ada", "cooking"), None, r"ada:cooking speaks with the base model"),
+        (TraitKey("nobody", "rust"), 1, r"nobody:rust speaks with the base model"),
+    ],
+)
+async def test_a_rollback_that_leads_nowhere_is_refused_with_a_sentence(
+    store: Store, path: Path, key: TraitKey, to: int | None, sentence: str
+) -> None:
+    before = everything(path)
+    with pytest.raises(RequestRefused, match=sentence):
+        await store.genomes.rollback(key, to, "me", NOW)
+    assert everything(path) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE ON genome_layers", "UPDATE ON genome_traits", "UPDATE ON training_corrections", "UPDATE ON genomes",
+     "INSERT ON genome_events"],
+)  # fmt: skip
+async def test_invariant_6_a_rollback_killed_at_any_statement_never_happened(
+    store: Store, path: Path, statement: str
+) -> None:
+    execute(path, f"CREATE TRIGGER struck BEFORE {statement} BEGIN SELECT RAISE(ABORT, 'struck'); END")
+    before = everything(path)
+    with pytest.raises(IntegrityError, match="struck"):
+        await store.genomes.rollback(ADA, 1, "me", NOW)
+    assert everything(path) == before
+
+
+async def test_a_pin_holds_one_version_until_it_is_unpinned(store: Store, path: Path) -> None:
+    assert await store.genomes.pin(ADA, 1, "me", NOW) == 4
+    assert await speaks(store) == 1 and (await store.genomes.get("ada")).traits["rust"].pinned
+    assert await states(store) == {1: "active", 2: "retired", 3: "retired"}
+    with pytest.raises(RequestRefused, match=r"ada:rust is pinned; unpin it first: persona genome unpin ada rust"):
+        await store.genomes.rollback(ADA, None, "me", NOW)
+    assert await store.genomes.unpin(ADA, "me", NOW) == 5
+    assert await speaks(store) == 1 and not (await store.genomes.get("ada")).traits["rust"].pinned
+    fourth = (await promoted(store, path, "four")).layer
+    assert fourth.parent_id == next(one.id for one in await store.genomes.layers(ADA) if one.version == 1)
+    assert [event.kind for event in await store.genomes.history("ada", 3)] == ["promoted", "unpinned", "pinned"]
+
+
+async def test_pins_that_cannot_be_are_refused(store: Store, path: Path) -> None:
+    with pytest.raises(RequestRefused, match=r"has no version 7; see: persona genome show ada"):
+        await store.genomes.pin(ADA, 7, "me", NOW)
+    with pytest.raises(RequestRefused, match="is not pinned"):
+        await store.genomes.unpin(ADA, "me", NOW)
+
+
+async def test_invariant_1_every_row_is_somewhere_for_ever(store: Store, path: Path) -> None:
+    await store.genomes.rollback(ADA, 2, "me", NOW)
+    tally = {one.key: one for one in await store.corrections.tally()}[ADA]
+    assert (tally.pending, tally.claimed, tally.used, tally.quarantined) == (0, 0, 2, 1)
+    assert where(path)["three"] == "wrong [1, 1, 0]", "used and quarantined: only a rollback leads there"
+    assert execute(path, "SELECT count(*) FROM training_corrections") == [(3,)]
