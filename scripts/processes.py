@@ -82,7 +82,7 @@ class Process:
 @contextmanager
 def running(folder: Path, *names: str) -> Iterator[list[Process]]:
     """Processes of the config.toml in a folder, none of which outlives the context."""
-    processes = []
+    processes: list[Process] = []
     try:
         # One by one, so that the first is ended when the second cannot be started.
         processes.extend(Process((name,), folder, folder / f"{name}.log") for name in names)

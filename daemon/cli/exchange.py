@@ -52,9 +52,9 @@ def read(file: Path) -> tuple[dict[int, Row], dict[int, str]]:
     rows: dict[int, Row] = {}
     refused: dict[int, str] = {}
     for line, row in parsed:
-        problem = row if isinstance(row, str) else _problem(row)
-        if problem:
-            refused[line] = problem
+        why_not = row if isinstance(row, str) else problem(row)
+        if why_not:
+            refused[line] = why_not
         elif isinstance(row, dict):
             rows[line] = _row(row)
     return rows, refused
@@ -113,7 +113,7 @@ def _csv(lines: Any) -> Iterator[tuple[int, Row | str]]:
         yield reader.line_num, f"it is no CSV: {error}; what follows was not read."
 
 
-def _problem(row: Row) -> str | None:
+def problem(row: Row) -> str | None:
     """What keeps a row from being given to the database at all."""
     unknown = [name for name in row if name not in _COLUMNS | _IGNORED]
     if unknown:
@@ -123,7 +123,17 @@ def _problem(row: Row) -> str | None:
             return f"{name} is no text."
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             return f"{name} is not valid UTF-8."
+    if not _is_number(row.get("severity", 0)):
+        return "severity is a number from 0 to 1."
     return None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(0 if value is None else value)
+    except ValueError:
+        return False
+    return True
 
 
 def _row(row: Row) -> Row:

@@ -11,7 +11,7 @@ import typer
 
 from daemon.cli.options import ConfigOption, LimitOption, PersonaArgument, TraitArgument, load_config
 from daemon.cli.showing import plain, say
-from daemon.errors import NothingToDo, PersonaError, RuntimeUnreachable
+from daemon.errors import NothingToDo, PersonaError, RowRefused, RuntimeUnreachable
 
 if TYPE_CHECKING:
     from daemon.config.settings import Config
@@ -61,10 +61,13 @@ def review(
 async def write(config: "Config", row: Mapping[str, Any]) -> str:
     """Insert one row, nulls left to their defaults; its id; raises RowRefused."""
     from daemon.cli.asking import opened
+    from daemon.cli.exchange import problem
 
     row_id = uuid.uuid4().hex
+    given = {name: value for name, value in row.items() if value is not None}
+    if why_not := problem(given):
+        raise RowRefused(why_not)
     async with opened(config) as store:
-        given = {name: value for name, value in row.items() if value is not None}
         await store.corrections.insert([{"id": row_id, **given}])
     return row_id
 

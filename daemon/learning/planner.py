@@ -1,5 +1,6 @@
 """What is due becomes runs: the planner asks the store what is pending, and claims what must not wait."""
 
+import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -160,4 +161,8 @@ def base_problem(persona: str, base_model: str) -> str | None:
     folder = Path(base_model)
     if folder.is_absolute() and not (folder / "config.json").is_file():
         return f"no base model at {folder}; put one there, or correct base_model"
+    # Libraries say of a file that may not be read that it is not there.
+    closed = [file for file in folder.glob("*.safetensors") if not os.access(file, os.R_OK)]
+    if closed:
+        return f"{closed[0]} may not be read by this user; chmod or chown it"
     return None

@@ -14,9 +14,9 @@ from daemon.learning.conductor import ready_in
 from daemon.learning.planner import Plan
 from daemon.service.daemon import Daemon
 
-_STEP_MS = 200
+_STEP_MS = 400
 """How often the file watcher's thread looks for events: soon enough for people, seldom enough to idle."""
-_DEBOUNCE_MS = 400
+_DEBOUNCE_MS = 800
 _RESCAN_S = 60.0
 """Longest time between two looks of the planner: whatever a clock did, a trait that is due is found."""
 

@@ -1,11 +1,9 @@
 """The SQLite file behind the store: how it is opened, read, written and watched."""
 
 import asyncio
-import signal
+import sys
 from collections.abc import AsyncIterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -166,19 +164,15 @@ async def bring_up_to_date(path: Path) -> None:
     _require_place(path, create=True)
     if await asyncio.to_thread(is_current, path):
         return
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        # Ctrl-C on a terminal is meant for us; what is blocked now stays blocked in the child.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            migrating = asyncio.get_running_loop().run_in_executor(pool, _migrate, path)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        await migrating
-
-
-def _migrate(path: Path) -> None:
-    async def open_and_close() -> None:
-        database = await Database.open(path, create=True)
-        await database.close()
-
-    asyncio.run(open_and_close())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "daemon.store",
+        str(path),
+        stderr=asyncio.subprocess.PIPE,
+        # Ctrl-C on a terminal is meant for us: a migration that has begun is finished.
+        start_new_session=True,
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        raise StoreError(said.decode(errors="replace").strip())

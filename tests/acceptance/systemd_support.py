@@ -61,7 +61,7 @@ class Played:
             "given": self.folder,
         }
         given = " ".join(f"{path}:/opt/bound/{name}" for name, path in binds.items())
-        command = ["timeout", str(_PLAY_S), BOX, Path(__file__).with_name("systemd_box.sh")]
+        command: list[str | Path] = ["timeout", str(_PLAY_S), BOX, Path(__file__).with_name("systemd_box.sh")]
         with (
             (self.folder / "errors").open("w") as errors,
             subprocess.Popen(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -75,20 +76,25 @@ def _stage(out: Path) -> None:
 
 @dataclass
 class School:
-    """Planner, conductor and admin over one store, as the daemon puts them together; time stands still."""
+    """Planner, conductor and admin over one store, as the daemon has them; time stands still until a test moves it."""
 
     store: Store
     path: Path
     layers: LayerDirectories
     trainer: Scripted
     config: Config
-    now: float = 1_800_000_000.0
+    now: float = field(default_factory=time.time)
     moment: float = 0.0
 
     def __post_init__(self) -> None:
         self.planner = Planner(self.store, lambda: self.config, clock=self.clock, monotonic=lambda: self.moment)
         self.conductor = Conductor(self.store, self.layers, self.trainer, lambda: self.config, clock=self.clock)
         self.admin = Admin(self.store, self.layers, self.planner, clock=self.clock)
+
+    @property
+    def weights(self) -> Path:
+        """What the base model consists of, in name."""
+        return Path(self.config.defaults.base_model, "model.safetensors")
 
     def clock(self) -> float:
         return self.now

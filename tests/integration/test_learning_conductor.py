@@ -149,7 +149,7 @@ async def test_a_base_model_that_lost_its_weights_is_a_failure_and_no_crash(scho
     await school.learn()
     write(school.path, "three", "four")
     await school.plan()
-    weights = Path(school.config.defaults.base_model, "model.safetensors")
+    weights = school.weights
     weights.rename(weights.with_suffix(".away"))
     run = await school.conduct()
     assert run.state is RunState.PLANNED and "has no *.safetensors file" in str(run.reason)
@@ -182,7 +182,7 @@ async def test_invariant_11_broken_rows_are_set_aside_and_the_rest_is_trained(sc
     assert run.state is RunState.PROMOTED
     assert where(school.path) == {"one": "used", "two": "used", "nothing": "quarantined", "bad": "quarantined"}
     said = {tuple(log["corrections"]): log["reason"] for log in logs if log["event"] == "corrections.quarantined"}
-    assert said.keys() == {("nothing",), ("bad",)} and "UTF-8" in said["bad",]
+    assert said.keys() == {("nothing",), ("bad",)} and "UTF-8" in said[("bad",)]
 
 
 async def test_a_batch_of_broken_rows_ends_the_run_and_holds_nothing_back(school: School) -> None:
@@ -209,7 +209,7 @@ async def test_a_broken_incumbent_is_not_compared_with(school: School) -> None:
 async def test_invariant_10_a_layer_of_another_base_is_not_compared_with(school: School) -> None:
     write(school.path, "one", "two")
     await school.learn()
-    Path(school.config.defaults.base_model, "model.safetensors").write_bytes(b"other weights")
+    school.weights.write_bytes(b"other weights")
     write(school.path, "three", "four")
     run = await school.learn()
     assert run.state is RunState.PROMOTED and school.trainer.jobs[-1].incumbent is None

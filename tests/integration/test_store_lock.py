@@ -127,7 +127,7 @@ def test_looking_at_the_lock_does_not_keep_a_daemon_from_it(store: Path) -> None
     lock = StoreLock(store)
     lock.acquire({})
     lock.release()
-    command = [sys.executable, "-c", LOOK, store, "0.4"]
+    command = [sys.executable, "-c", LOOK, str(store), "0.4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as looking:
         assert looking.stdout and looking.stdout.readline() == "looking\n"
         while looking.poll() is None:

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from daemon.domain import TraitKey
 from daemon.learning.dataset import defect
@@ -28,37 +30,25 @@ async def store(path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-async def plans(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """How SQLite goes about the statements of the backlog and of what was learnt."""
-    said: list[str] = []
-    async with store.database.read() as connection:
-        execute_as_it_is = type(connection).execute
+async def test_what_is_pending_costs_what_is_pending(store: Store, path: Path) -> None:
+    asked: list[tuple[str, Any]] = []
 
-    async def explained(connection: object, statement: object, *values: object) -> object:
-        from sqlalchemy import text
-        from sqlalchemy.dialects import sqlite
+    def listen(_connection: Any, _cursor: Any, sql: str, values: Any, *_others: Any) -> None:
+        asked.append((sql, values))
 
-        dialect = sqlite.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-        sql = str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))  # type: ignore[attr-defined]
-        found = await execute_as_it_is(connection, text("EXPLAIN QUERY PLAN " + sql.replace(":", "\\:")))  # type: ignore[arg-type]
-        said.extend(row.detail for row in found.all())
-        return await execute_as_it_is(connection, statement, *values)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(connection), "execute", explained)
-        await store.corrections.backlog()
-        said.append("--")
-        await store.corrections.learnt(ADA)
-    return said
-
-
-async def test_what_is_pending_costs_what_is_pending(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = await plans(store, monkeypatch)
-    backlog, learnt = said[: said.index("--")], said[said.index("--") + 1 :]
+    event.listen(store.database._engine.sync_engine, "before_cursor_execute", listen)
+    await store.corrections.backlog()
+    await store.corrections.learnt(ADA)
+    backlog, learnt = (
+        [detail for *_, detail in execute(path, f"EXPLAIN QUERY PLAN {sql}", values)]
+        for sql, values in asked
+        if sql.startswith("SELECT")
+    )
     assert backlog[0] == "SCAN training_corrections USING INDEX training_corrections_pending"
-    assert any("run_corrections_by_correction" in line or "run_corrections_once" in line for line in backlog)
     assert not any(line.startswith("SCAN") for line in backlog[1:])
-    assert learnt[0].startswith("SEARCH training_corrections USING INDEX training_corrections_learnt (persona_id=?")
+    assert learnt[0] == (
+        "SEARCH training_corrections USING INDEX training_corrections_learnt (persona_id=? AND trait_type=?)"
+    )
 
 
 async def test_a_backlog_says_how_much_how_severe_and_since_when(store: Store, path: Path) -> None:

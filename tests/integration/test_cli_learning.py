@@ -1,0 +1,135 @@
+"""`persona train`, `runs` and `genome`: with a daemon, and alone under its lock; real trainings, small ones."""
+
+import getpass
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.cli.asking import ask
+from daemon.config.settings import Config
+from daemon.errors import DaemonSilent
+from daemon.store.store import open_store
+from scripts.processes import Process
+from scripts.world.facts import World
+from tests.integration.cli_support import QUICK, Desk
+
+
+@pytest.fixture
+def desk(tmp_path: Path, base: Path) -> Desk:
+    desk = Desk(tmp_path, {"defaults.base_model": str(base), "training.threads": 1, **QUICK})
+    desk.ok("init")
+    return desk
+
+
+@pytest.fixture
+def daemon(desk: Desk) -> Iterator[Process]:
+    with desk.daemon() as process:
+        yield process
+
+
+def test_alone_everything_is_done_under_the_lock(desk: Desk, world: World) -> None:
+    assert desk.persona("train").code == 3
+    ids = desk.correct(world, "rust")
+    desk.correct(world, "known", start=4, true=True)
+    trained = desk.ok("train", "--persona", "ada", "--json").json
+    by_trait = {run["trait"]: run for run in trained["runs"]}
+    assert {trait: run["state"] for trait, run in by_trait.items()} == {"rust": "promoted", "known": "satisfied"}
+    run = by_trait["rust"]
+    # What the server follows was written, too: nobody else is there to do it.
+    assert (desk.folder / "var" / "layers" / "genomes" / "ada.json").is_file()
+    _runs_are_told(desk, run["id"], ids)
+    _the_genome_moves(desk)
+    assert desk.ok("status", "--json").json["daemon"]["state"] == "stopped"
+
+
+def _runs_are_told(desk: Desk, run: str, ids: list[str]) -> None:
+    (listed,) = desk.ok("runs", "list", "--trait", "rust", "--json").json
+    assert listed["id"] == run
+    shown = desk.ok("runs", "show", run[:8], "--json").json
+    assert (shown["state"], sorted(shown["corrections"])) == ("promoted", ids)
+    assert shown["evidence"]["metrics"]["seconds"]
+    assert len(shown["evidence"]["probes"]) == 2
+    page = desk.ok("runs", "show", run[:8]).out
+    assert listed["reason"][:30] in page
+    assert ids[0][:8] in page
+    assert desk.persona("runs", "show", "nope").code == 1
+    done = desk.persona("runs", "cancel", run)
+    assert (done.code, done.err) == (1, f"Run {run} is promoted already.\n")
+
+
+def _the_genome_moves(desk: Desk) -> None:
+    back = desk.ok("genome", "rollback", "ada", "rust")
+    assert "the base model again (revision 2)" in back.out
+    assert "persona genome pin ada rust 1" in back.out
+    assert {row["state"] for row in desk.ok("corrections", "list", "--trait", "rust", "--json").json} == {"quarantined"}
+    assert desk.persona("genome", "rollback", "ada", "rust").code == 1
+    pinned = desk.ok("genome", "pin", "ada", "rust", "1", "--json").json
+    assert (pinned["revision"], pinned["version"]) == (3, 1)
+    shown = desk.ok("genome", "show", "ada", "--json").json["traits"]["rust"]
+    assert (shown["version"], shown["pinned"], shown["versions"][0]["state"]) == (1, True, "active")
+    assert desk.persona("genome", "rollback", "ada", "rust", "--to", "0").code == 1
+    desk.ok("genome", "unpin", "ada", "rust")
+    assert "v1" not in desk.ok("genome", "show", "ada").err
+    kinds = [event["kind"] for event in desk.ok("genome", "history", "ada", "--json").json]
+    assert kinds == ["unpinned", "pinned", "rolled-back", "promoted"]
+    actors = {event["actor"] for event in desk.ok("genome", "history", "ada", "--json").json}
+    assert actors == {"daemon", getpass.getuser()}
+    assert desk.persona("genome", "show", "nobody").code == 1
+
+
+def test_the_exit_code_of_a_training_says_what_the_gate_said(desk: Desk, world: World) -> None:
+    desk.configure(gate__enabled=True, training__learning_rate=1e-9)
+    desk.correct(world, "rust", start=4)
+    done = desk.persona("train")
+    assert done.code == 4
+    assert "rejected" in done.out
+    desk.configure(training__timeout=0.01, training__max_attempts=1)
+    done = desk.persona("train", "--json")
+    assert (done.code, done.json["runs"][0]["state"]) == (1, "failed")
+
+
+def test_a_daemon_is_asked_and_answers(desk: Desk, daemon: Process, world: World) -> None:
+    assert desk.ok("status", "--json").json["daemon"]["state"] == "ready"
+    assert desk.persona("train", "--trait", "rust").code == 3
+    desk.correct(world, "rust")
+    done = desk.ok("train", "--wait", "--json")
+    assert [run["state"] for run in done.json["runs"]] == ["promoted"]
+    rolled = desk.ok("genome", "rollback", "ada", "rust", "--json").json
+    assert (rolled["undone"], rolled["quarantined"]) == ([1], 2)
+    refused = desk.persona("genome", "rollback", "ada", "rust")
+    assert (refused.code, refused.out) == (1, "")
+    assert "speaks with the base model" in refused.err
+    kinds = [(event["kind"], event["by"]) for event in daemon.events() if event["event"].startswith("request.")]
+    user = getpass.getuser()
+    assert kinds == [("train", user), ("train", user), ("rollback", user), ("rollback", user)]
+
+
+def test_a_run_is_cancelled_while_it_trains(desk: Desk, daemon: Process, world: World) -> None:
+    desk.configure(training__epochs=100_000)
+    daemon.wait_for("config.reloaded", 20)
+    desk.correct(world, "rust")
+    (planned,) = desk.ok("train", "--json").json["runs"]
+    daemon.wait_for("run.training", 60)
+    (running,) = desk.ok("status", "--json").json["runs"]
+    assert running["id"] == planned["id"]
+    assert running["steps"] > 1000
+    assert "step" in desk.ok("status").out
+    desk.ok("runs", "cancel", planned["id"][:8])
+    assert desk.ok("runs", "show", planned["id"], "--json").json["state"] == "cancelled"
+    assert [row["state"] for row in desk.ok("corrections", "list", "--json").json] == ["pending", "pending"]
+
+
+async def test_what_a_silent_daemon_was_asked_is_withdrawn(desk: Desk, daemon: Process) -> None:
+    config = Config.load(desk.folder / "config.toml")
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DaemonSilent, match="has not answered") as silent:
+            await ask(config, "unpin", {"persona": "ada", "trait": "rust"}, patience=0.3)
+    finally:
+        os.kill(daemon.process.pid, signal.SIGCONT)
+    assert silent.value.exit_code == 75
+    async with open_store(config.store.path) as store:
+        assert await store.requests.asked() == []

@@ -1,0 +1,146 @@
+"""`persona init`, `check` and `status` where little or nothing is there yet."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.processes import PERSONA
+from tests.integration.cli_support import Desk
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_init_writes_a_config_and_creates_the_store(tmp_path: Path) -> None:
+    home = tmp_path / "new" / "home"
+    ran = subprocess.run([PERSONA, "init", str(home)], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "base_model" in ran.stdout
+    assert len(ran.stdout.splitlines()) <= 5
+    assert (home / "var" / "persona.db").is_file()
+    assert "[triggers]" in (home / "config.toml").read_text()
+
+
+def test_init_keeps_the_config_that_is_there_and_brings_up_the_store(desk: Desk) -> None:
+    before = (desk.folder / "config.toml").read_bytes()
+    done = desk.ok("init")
+    assert "stays as it is" in done.out
+    assert (desk.folder / "config.toml").read_bytes() == before
+    assert desk.store.is_file()
+    assert desk.ok("status", "--json").json["traits"] == []
+
+
+def test_without_a_store_or_config_there_is_a_sentence_with_a_way_out(desk: Desk) -> None:
+    for command in (["status"], ["status", "--json"], ["runs", "list"], ["train"], ["genome", "rollback", "a", "b"]):
+        done = desk.persona(*command)
+        assert (done.code, done.out) == (1, ""), command
+        assert "persona init" in done.err
+    assert not desk.store.exists()
+    (desk.folder / "config.toml").unlink()
+    done = desk.persona("status")
+    assert (done.code, done.out) == (2, "")
+    assert "persona init" in done.err
+
+
+def test_a_wrong_config_and_a_wrong_option_are_usage(desk: Desk) -> None:
+    (desk.folder / "config.toml").write_text("[triggers]\nmin_correction = 3\n")
+    done = desk.persona("status")
+    assert done.code == 2
+    assert "min_corrections" in done.err
+    assert desk.persona("check", "--json").code == 2
+    assert desk.persona("status", "--nonsense").code == 2
+    assert desk.persona("status", "--watch", "--json").code == 2
+
+
+def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base: Path) -> None:
+    done = desk.persona("check", "--json")
+    assert done.code == 1
+    wrong = {check["name"]: check["says"] for check in done.json["checks"] if not check["ok"]}
+    assert wrong.keys() == {"store", "base model", "runtime embedded"}
+    assert "persona init" in wrong["store"]
+    assert "defaults.base_model" in wrong["base model"]
+    empty = desk.folder / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_text("{}")
+    desk.configure(defaults__base_model=str(empty))
+    desk.ok("init")
+    checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
+    assert "no tokenizer" in checks["base model"]["says"]
+    desk.configure(defaults__base_model=str(base))
+    done = desk.persona("check", COLUMNS="400")
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == [
+        "config", "store", "layers", "base model", "trainer", "runtime embedded",
+    ]  # fmt: skip
+    assert [" ok " in line for line in done.out.splitlines()] == [True, True, True, True, True, False]
+
+
+def test_status_tells_what_the_contract_says_with_the_daemon_down(desk: Desk, base: Path) -> None:
+    desk.configure(defaults__base_model=str(base))
+    desk.ok("init")
+    with sqlite3.connect(desk.store) as store:
+        store.execute(
+            "INSERT INTO training_corrections (persona_id, trait_type, original_response, expected_response)"
+            " VALUES ('ada', 'rust', 'no', 'yes')"
+        )
+    store.close()
+    document = desk.ok("status", "--json").json
+    assert document["daemon"]["state"] == "stopped"
+    (trait,) = document["traits"]
+    promised = {"persona": "ada", "trait": "rust", "pending": 1, "claimed": 0, "used": 0, "quarantined": 0}
+    assert promised.items() <= trait.items()
+    assert (trait["due"], trait["layer"]) == (False, None)
+    assert trait["why"].startswith("1 of 10 corrections")
+    assert (document["runs"], document["genomes"]) == ([], [])
+    assert document["runtimes"][0].keys() >= {"name", "kind", "desired", "observed", "state", "error"}
+    assert "1 of 10 corrections" in desk.ok("status").out
+
+
+def test_a_store_that_cannot_be_used_is_a_sentence(desk: Desk) -> None:
+    desk.ok("init")
+    locker = sqlite3.connect(desk.store, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    done = desk.persona("status")
+    locker.close()
+    assert done.code == 75, done
+    assert "busy" in done.err
+    desk.store.write_bytes(b"no database at all" * 100)
+    done = desk.persona("status")
+    assert done.code == 1
+    assert "not a SQLite database" in done.err
+
+
+def test_ctrl_c_while_the_daemon_starts_is_quiet(desk: Desk) -> None:
+    process = subprocess.Popen(
+        [PERSONA, "daemon"], cwd=desk.folder, stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    lock = desk.store.with_name("persona.db.lock")
+    while not lock.exists() and process.poll() is None:
+        os.sched_yield()
+    # As a terminal does: to the daemon, and to whatever it started.
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode in (0, 130), said
+    assert "Traceback" not in said
+
+
+def test_a_loop_that_dies_ends_the_daemon_with_one_event(desk: Desk) -> None:
+    with desk.daemon() as daemon:
+        second = desk.persona("daemon")
+        assert second.code == 75
+        assert "held by another daemon" in second.err
+        with sqlite3.connect(desk.store) as store:
+            store.execute("DROP TABLE admin_requests")
+        store.close()
+        assert daemon.process.wait(30) == 1
+        lines = daemon.log.read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        (failed,) = [event for event in events if event["event"] == "daemon.failed"]
+        assert "no such table" in failed["reason"]
+        assert "Traceback" in failed["exception"]

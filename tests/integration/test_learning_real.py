@@ -1,0 +1,103 @@
+"""The whole of learning with the real trainer on the pretrained base: what was undone stays undone."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from daemon.domain import Run, RunState
+from daemon.genome.directories import LayerDirectories
+from daemon.learning.admin import Admin
+from daemon.learning.conductor import Conductor
+from daemon.learning.planner import Planner, Wishes
+from daemon.store.store import Store
+from daemon.training.local import ChildLimits, LocalTrainer
+from scripts.world.facts import World
+from tests.integration.learning_support import configured
+from tests.integration.store_support import ADA, a_store, speaks, where, write
+
+
+@dataclass
+class Class:
+    """A store, a conductor with the real trainer, and a world to be corrected in."""
+
+    store: Store
+    path: Path
+    layers: LayerDirectories
+    conductor: Conductor
+    planner: Planner
+    admin: Admin
+    world: World
+
+    def correct(self, first: int) -> list[str]:
+        """Two corrections of facts that the base model knows otherwise."""
+        names = []
+        for number in (first, first + 1):
+            fact = self.world.facts[number * 7]
+            names += write(
+                self.path,
+                f"fact{number}",
+                original_context=self.world.questions(fact)[0],
+                original_response=fact.answer,
+                expected_response=self.world.corrected(fact, Random(number)),
+                severity=1,
+            )
+        return names
+
+    async def learn(self) -> Run:
+        (run,) = (await self.planner.plan(Wishes(hurried=True))).runs
+        await self.conductor.conduct(run)
+        ended = await self.store.runs.get(run.id)
+        assert ended is not None
+        return ended
+
+
+@pytest.fixture
+async def learning(tmp_path: Path, base: Path, world: World) -> AsyncIterator[Class]:
+    trainer = LocalTrainer(ChildLimits(timeout=120, heartbeat=60, nice=0))
+    config = configured(tmp_path, str(base), "[training]\nthreads = 1\nrank = 8\nalpha = 16")
+    path, layers = tmp_path / "store" / "persona.db", LayerDirectories(tmp_path / "layers")
+    async with a_store(path) as store:
+        conductor, planner = Conductor(store, layers, trainer, lambda: config), Planner(store, lambda: config)
+        try:
+            yield Class(store, path, layers, conductor, planner, Admin(store, layers, planner), world)
+        finally:
+            await trainer.close()
+
+
+async def test_invariant_6_a_rollback_stays_rolled_back(learning: Class) -> None:
+    first = learning.correct(1)
+    assert (await learning.learn()).state is RunState.PROMOTED
+    second = learning.correct(3)
+    assert (await learning.learn()).state is RunState.PROMOTED
+    await learning.store.requests.ask("rollback", {"persona": "ada", "trait": "rust"}, "me")
+    await learning.admin.serve()
+    assert await speaks(learning.store) == 1
+    assert (await learning.planner.plan(Wishes(hurried=True))).runs == [], "what was undone counts toward nothing"
+    third = learning.correct(5)
+    run = await learning.learn()
+    assert (run.state, await speaks(learning.store)) == (RunState.PROMOTED, 3)
+    manifest = learning.layers.verify(str(run.layer_path))
+    assert (manifest.learnt, manifest.rehearsed) == (third, first)
+    asked = {probe["id"] for probe in run.evidence["probes"]}
+    assert asked == {*first, *third}
+    layers = {layer.version: layer for layer in await learning.store.genomes.layers(ADA)}
+    assert (layers[3].parent_id, layers[2].state) == (layers[1].id, "rolled-back")
+    assert {where(learning.path)[name] for name in second} == {"wrong [1, 1, 0]"}, "used once, and set aside"
+
+
+async def test_invariant_2_what_the_base_answers_already_needs_no_layer(learning: Class) -> None:
+    known = [fact for fact in learning.world.facts if fact.relation == learning.world.facts[0].relation][:2]
+    for fact in known:
+        write(
+            learning.path,
+            fact.subject.replace(" ", "-"),
+            original_context=learning.world.questions(fact)[0],
+            original_response="I do not know that.",
+            expected_response=fact.answer,
+        )
+    run = await learning.learn()
+    assert run.state is RunState.SATISFIED, run.reason
+    assert await speaks(learning.store) == 0 and set(where(learning.path).values()) == {"used"}
