@@ -115,7 +115,7 @@ def _layer(layer: Document | None) -> str:
 
 
 def _runs(runs: list[Document]) -> Table:
-    made = table("run", "state", "progress", "")
+    made = table("run", "state", "steps", "")
     for run in runs:
         name = f"{run['persona']}:{run['trait']} v{run['version']}"
         made.add_row(name, run["state"], _bar(run), plain(_numbers(run)))
@@ -132,11 +132,11 @@ def _numbers(run: Document) -> str:
     """Where a training stands, in figures; of a run that waits, why."""
     if run["steps"] is None:
         return cut(run["reason"], 200) if run["reason"] else f"{run['corrections']} corrections"
-    parts = [f"step {run['step']} of at most {run['steps']}", f"loss {run['loss']:.3g}"]
+    parts = [f"{run['step']}/{run['steps']}", f"loss {run['loss']:.3g}"]
     if run["learnt"] is not None:
         parts.append(f"{run['learnt']:.0%} learnt")
     if run["eta_s"] is not None:
-        parts.append(f"≤ {run['eta_s']:.0f} s left")
+        parts.append(f"≤ {run['eta_s']:.0f} s")
     return ", ".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import structlog
@@ -26,42 +26,31 @@ _log = structlog.get_logger()
 async def watch_store(daemon: Daemon) -> None:
     """Wake the planner when somebody else wrote to the store: on file events, and at a slow beat besides."""
     path = daemon.config().store.path
-    names = {path.name, f"{path.name}-wal"}
-
-    def is_store(_change: Change, changed: str) -> bool:
-        return Path(changed).name in names
-
-    beat = int(daemon.config().service.beat * 1000)
-    async for _ in awatch(
-        path.parent,
-        watch_filter=is_store,
-        debounce=_DEBOUNCE_MS,
-        step=_STEP_MS,
-        rust_timeout=beat,
-        yield_on_timeout=True,
-        recursive=False,
-        stop_event=daemon.wakes.stop,
-    ):
+    async for _ in _changes(daemon, path.parent, {path.name, f"{path.name}-wal"}):
         if await daemon.store.changed():
             daemon.wakes.planner.set()
 
 
 async def watch_config(daemon: Daemon) -> None:
-    """Reload config.toml when it is saved."""
+    """Reload config.toml when it is saved; the slow beat finds what was saved before the watcher began."""
     source = daemon.config().source
+    async for _ in _changes(daemon, source.parent, {source.name}):
+        if daemon.config.stale():
+            daemon.reload()
 
-    def is_config(_change: Change, changed: str) -> bool:
-        return Path(changed).name == source.name
 
-    async for _ in awatch(
-        source.parent,
-        watch_filter=is_config,
+def _changes(daemon: Daemon, folder: Path, names: set[str]) -> AsyncGenerator[set[tuple[Change, str]], None]:
+    """File events of some names in a folder, and a slow beat besides, until the daemon stops."""
+    return awatch(
+        folder,
+        watch_filter=lambda _change, path: Path(path).name in names,
         debounce=_DEBOUNCE_MS,
         step=_STEP_MS,
+        rust_timeout=int(daemon.config().service.beat * 1000),
+        yield_on_timeout=True,
         recursive=False,
         stop_event=daemon.wakes.stop,
-    ):
-        daemon.reload()
+    )
 
 
 async def plan(daemon: Daemon) -> None:

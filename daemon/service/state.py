@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -39,13 +40,19 @@ class LiveConfig:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._read = _stamp(config.source)
 
     def __call__(self) -> Config:
         """The config as it is now."""
         return self._config
 
+    def stale(self) -> bool:
+        """Whether the file is another than the one that was last read."""
+        return _stamp(self._config.source) != self._read
+
     def reload(self) -> bool:
         """Read the file again; an invalid one is refused with its sentences, and what needs a restart waits for one."""
+        self._read = _stamp(self._config.source)
         try:
             new = Config.load(self._config.source)
         except ConfigInvalid as error:
@@ -58,6 +65,15 @@ class LiveConfig:
         if changed:
             _log.info("config.reloaded", needs_restart=later)
         return changed
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells one state of a file from another; None when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Note:

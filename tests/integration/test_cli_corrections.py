@@ -170,6 +170,7 @@ def test_a_review_affirms_the_good_and_corrects_the_bad(desk: Desk, served: list
 
 
 def test_a_review_without_a_server_or_prompts_says_so(desk: Desk) -> None:
+    _add(desk, "--original", "no")
     done = desk.persona("corrections", "review", "ada", "rust")
     assert done.code == 75
     assert "persona serve" in done.err

@@ -1,6 +1,7 @@
 """`persona train`, `runs` and `genome`: with a daemon, and alone under its lock; real trainings, small ones."""
 
 import getpass
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -38,8 +39,6 @@ def test_alone_everything_is_done_under_the_lock(desk: Desk, world: World) -> No
     by_trait = {run["trait"]: run for run in trained["runs"]}
     assert {trait: run["state"] for trait, run in by_trait.items()} == {"rust": "promoted", "known": "satisfied"}
     run = by_trait["rust"]
-    # What the server follows was written, too: nobody else is there to do it.
-    assert (desk.folder / "var" / "layers" / "genomes" / "ada.json").is_file()
     _runs_are_told(desk, run["id"], ids)
     _the_genome_moves(desk)
     assert desk.ok("status", "--json").json["daemon"]["state"] == "stopped"
@@ -68,6 +67,9 @@ def _the_genome_moves(desk: Desk) -> None:
     assert desk.persona("genome", "rollback", "ada", "rust").code == 1
     pinned = desk.ok("genome", "pin", "ada", "rust", "1", "--json").json
     assert (pinned["revision"], pinned["version"]) == (3, 1)
+    # What the server follows was written, too: nobody else is there to do it.
+    followed = json.loads((desk.folder / "var" / "layers" / "genomes" / "ada.json").read_text())
+    assert (followed["revision"], followed["traits"]["rust"]["version"]) == (3, 1)
     shown = desk.ok("genome", "show", "ada", "--json").json["traits"]["rust"]
     assert (shown["version"], shown["pinned"], shown["versions"][0]["state"]) == (1, True, "active")
     assert desk.persona("genome", "rollback", "ada", "rust", "--to", "0").code == 1
@@ -107,17 +109,17 @@ def test_a_daemon_is_asked_and_answers(desk: Desk, daemon: Process, world: World
     assert kinds == [("train", user), ("train", user), ("rollback", user), ("rollback", user)]
 
 
-def test_a_run_is_cancelled_while_it_trains(desk: Desk, daemon: Process, world: World) -> None:
+def test_a_run_is_cancelled_while_it_trains(desk: Desk, world: World) -> None:
     desk.configure(training__epochs=100_000)
-    daemon.wait_for("config.reloaded", 20)
-    desk.correct(world, "rust")
-    (planned,) = desk.ok("train", "--json").json["runs"]
-    daemon.wait_for("run.training", 60)
-    (running,) = desk.ok("status", "--json").json["runs"]
-    assert running["id"] == planned["id"]
-    assert running["steps"] > 1000
-    assert "step" in desk.ok("status").out
-    desk.ok("runs", "cancel", planned["id"][:8])
+    with desk.daemon() as daemon:
+        desk.correct(world, "rust")
+        (planned,) = desk.ok("train", "--json").json["runs"]
+        daemon.wait_for("run.training", 60)
+        (running,) = desk.ok("status", "--json").json["runs"]
+        assert running["id"] == planned["id"]
+        assert running["steps"] > 1000
+        assert "loss" in desk.ok("status").out
+        desk.ok("runs", "cancel", planned["id"][:8])
     assert desk.ok("runs", "show", planned["id"], "--json").json["state"] == "cancelled"
     assert [row["state"] for row in desk.ok("corrections", "list", "--json").json] == ["pending", "pending"]
 
