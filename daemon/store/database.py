@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from sqlite3 import Error as SqliteError
 from typing import Any
 
 from sqlalchemy import event
@@ -106,6 +107,7 @@ def _engine(path: Path) -> AsyncEngine:
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=2, max_overflow=4, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
+    event.listen(engine.sync_engine, "invalidate", _undo)
     return engine
 
 
@@ -123,6 +125,13 @@ def _prepare(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _undo(connection: Any, _record: object, _error: object) -> None:
+    # A cancelled statement costs the connection. Closing alone would leave its transaction, and the lock, for as long
+    # as any traceback remembers one of its cursors: the very handlers of the cancellation could not write.
+    with suppress(DatabaseError, SqliteError, ValueError):
+        connection.rollback()
 
 
 def _begin(connection: Connection) -> None:

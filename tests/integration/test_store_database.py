@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import RuntimeState
 from daemon.store import database
@@ -112,6 +113,40 @@ async def test_a_write_cancelled_while_it_waits_leaves_no_lock_behind(
             foreign.execute("BEGIN IMMEDIATE")
             foreign.execute("ROLLBACK")
         await asyncio.wait_for(record(store, "after"), 5)
+
+
+async def test_invariant_12_who_handles_a_cancellation_can_write_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 10)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.3)
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
+    async with a_store(path) as store:
+
+        async def work() -> None:
+            try:
+                async with store.database.write() as connection:
+                    await record_slowly(connection)
+            except asyncio.CancelledError:
+                # The traceback still knows the cursor of the statement that was cancelled.
+                await record(store, "handled")
+                raise
+
+        async def record_slowly(connection: AsyncConnection) -> None:
+            await connection.execute(text("INSERT INTO genomes VALUES ('ada', 1)"))
+            writing.set()
+            await connection.execute(text(slow))
+
+        for _ in range(3):
+            writing = asyncio.Event()
+            task = asyncio.create_task(work())
+            await writing.wait()
+            await asyncio.sleep(0.005)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled(), task.exception()
+            assert execute(path, "SELECT DISTINCT runtime FROM runtime_states") == [("handled",)]
+            execute(path, "DELETE FROM runtime_states")
 
 
 async def test_a_write_waits_for_a_foreign_writer_beyond_the_busy_timeout(
