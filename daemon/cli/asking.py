@@ -47,7 +47,6 @@ async def in_its_place(config: Config) -> "AsyncIterator[Daemon]":
             # There is a store: a command that changes something creates none.
             pass
         async with lifecycle.holding(config) as daemon:
-            daemon.note.state("ready")
             yield daemon
 
 
@@ -69,15 +68,14 @@ async def ask_daemon(config: Config, kind: str, args: Result, patience: float = 
     async with opened(config) as store:
         request = await store.requests.ask(kind, args, who())
         deadline = time.monotonic() + patience
-        while (answer := await store.requests.get(request)) and answer.state == "asked":
+        while (answer := await store.requests.get(request)) and answer.state in ("asked", "begun"):
             silent = time.monotonic() > deadline
-            if silent or not lock.held():
-                # Withdrawn, so that asking again does not do it twice; an answer that came just now stands.
-                await store.requests.answer(request, "refused", {"error": "withdrawn: nobody answered"})
-                answer = await store.requests.get(request)
-                if answer and answer.state == "done":
-                    break
-                raise DaemonSilent(_silence(lock, patience if silent else None))
+            gone = not lock.held()
+            # Withdrawn, so that asking again does not do it twice; what was begun is waited for.
+            if (silent or gone) and await store.requests.withdraw(request, "withdrawn: nobody answered"):
+                raise DaemonSilent(_silence(lock, None if gone else patience))
+            if gone and answer.state == "begun":
+                raise DaemonSilent(_interrupted())
             await asyncio.sleep(_POLL_S)
     return _result(answer)
 
@@ -102,6 +100,10 @@ def _result(answer: AdminRequest | None) -> Result:
         result = answer.result if answer else None
         raise RequestRefused(str((result or {}).get("error", "The request was refused.")))
     return answer.result or {}
+
+
+def _interrupted() -> str:
+    return "The daemon stopped while it did this; start it, and see `persona status` for whether it was done."
 
 
 def _silence(lock: StoreLock, patience: float | None) -> str:

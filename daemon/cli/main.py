@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
+from typing import Annotated
 
 import typer
 
+from daemon import __version__
 from daemon.cli import check, corrections, genome, init, runs, service, showing, status, train
 from daemon.errors import PersonaError
 
@@ -24,6 +26,21 @@ app.command("train")(train.train)
 app.add_typer(corrections.app, name="corrections")
 app.add_typer(runs.app, name="runs")
 app.add_typer(genome.app, name="genome")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"persona-daemon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def persona(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the program's version.")
+    ] = False,
+) -> None:
+    """Turns the corrections people give an AI persona into layers it speaks with."""
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,13 @@ class LayerDirectories:
     def discard(self, run: str) -> None:
         """Remove what the attempts of a run have staged."""
         shutil.rmtree(self._staged_runs() / _slug(run, "run"), ignore_errors=True)
+
+    def discard_all_but(self, runs: Collection[str]) -> None:
+        """Remove what runs have staged that are over."""
+        if self._staged_runs().is_dir():
+            for folder in self._staged_runs().iterdir():
+                if folder.name not in runs:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, manifest: Manifest) -> Published:
         """Make a staged candidate a layer; asked again after a crash, it answers the same; raises LayerError."""

@@ -41,6 +41,15 @@ class ReadLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadGenome:
+    """A verified revision: what of it can be served, and a sentence on every trait that speaks as the base instead."""
+
+    genome: GenomeFile
+    layers: list[ReadLayer]
+    stale: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Resident:
     name: str
     size: int
@@ -224,18 +233,29 @@ class PersonaGenome:
         """The revision that every new request is answered with; 0 before the first."""
         return self.genome.revision if self.genome else 0
 
-    def read(self, genome: GenomeFile) -> list[ReadLayer]:
-        """Verify and read every layer that a revision needs and memory lacks; any thread; raises LayerError."""
-        layers = []
+    def read(self, genome: GenomeFile) -> ReadGenome:
+        """Verify and read every layer that a revision needs and memory lacks; any thread; raises LayerIncomplete.
+
+        A layer of another base is left out, and its trait with it: one changed base must not freeze the others.
+        """
+        layers, stale = [], {}
         for trait, entry in genome.traits.items():
             # A layer's place says whose it is, and verifying it compares that with its manifest.
             if not entry.directory.startswith(f"{self.persona}/{trait}/v{entry.version:04d}-"):
                 raise LayerIncomplete(
                     f"The genome of {self.persona} names {entry.directory} as {trait}@{entry.version}, which it is not."
                 )
-            if not self.shelf.holds(entry.directory):
+            if self.shelf.holds(entry.directory):
+                continue
+            try:
                 layers.append(self.shelf.read(entry.directory))
-        return layers
+            except LayerStale:
+                stale[trait] = (
+                    f"{self.persona}:{trait}@{entry.version} was trained on another base than {genome.base_model} is"
+                    " now; it speaks as the base until it is trained again."
+                )
+        fresh = {trait: entry for trait, entry in genome.traits.items() if trait not in stale}
+        return ReadGenome(genome.model_copy(update={"traits": fresh}), layers, [*stale.values()])
 
     def load(self, genome: GenomeFile, layers: Iterable[ReadLayer]) -> None:
         """Load a revision's layers beside those in use; the model's thread; raises LayerIncomplete."""
@@ -254,8 +274,9 @@ class PersonaGenome:
 
     def follow(self, genome: GenomeFile) -> None:
         """Read, load and adopt a revision; on LayerError the one before it stays."""
-        self.load(genome, self.read(genome))
-        self.adopt(genome)
+        read = self.read(genome)
+        self.load(read.genome, read.layers)
+        self.adopt(read.genome)
 
     def layer(self, trait: str | None) -> str | None:
         """The path of the layer that a trait speaks with now; None is the base model."""

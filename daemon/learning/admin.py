@@ -1,5 +1,6 @@
 """What admins ask for, carried out: each request is answered once, with a result or with why it is refused."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Admin:
         requests = await self.store.requests.asked()
         for request in requests:
             log = _log.bind(request=request.id, kind=request.kind, by=request.requested_by)
+            if not await self.store.requests.begin(request.id):
+                continue
             try:
                 result = await self.carry_out(request)
             except PersonaError as refusal:
@@ -97,7 +100,8 @@ class Admin:
         _log.info("genome.revised", **fields, revision=done.revision, version=version, reason="rollback")
         if done.quarantined:
             reason = f"rolled back with v{versions[0]}"
-            _log.warning("corrections.quarantined", **fields, corrections=done.quarantined, reason=reason)
+            count = len(done.quarantined)
+            _log.warning("corrections.quarantined", **fields, corrections=count, ids=done.quarantined, reason=reason)
         return {
             **fields,
             "revision": done.revision,
@@ -116,7 +120,7 @@ class Admin:
             target = next((layer for layer in layers.values() if layer.version == to), None)
         if target:
             try:
-                self.layers.verify(target.path)
+                await asyncio.to_thread(self.layers.verify, target.path)
             except LayerError as error:
                 raise RequestRefused(f"{error} Choose another version with --to; 0 is the base model.") from None
 
@@ -132,6 +136,7 @@ class Admin:
     async def _unpin(self, request: AdminRequest) -> Result:
         key = _key(request.args)
         revision = await self.store.genomes.unpin(key, request.requested_by, self.clock())
+        _log.info("genome.revised", persona=key.persona, trait=key.trait, revision=revision, reason="unpin")
         return {"persona": key.persona, "trait": key.trait, "revision": revision}
 
     async def _release(self, request: AdminRequest) -> Result:

@@ -103,16 +103,16 @@ class Conductor:
         genome = await self.store.genomes.get(run.key.persona)
         expression = genome.traits.get(run.key.trait)
         if expression and expression.pinned:
-            await self.store.runs.cancel(run, "the trait was pinned", self.clock())
+            await self.store.runs.cancel(run, "the trait was pinned", self.clock(), held_back=False)
             return None
         claimed = await self.store.corrections.claimed_by(run.id)
         data = dataset.build(claimed, await self.store.corrections.learnt(run.key), settings.system_prompt)
         if data.broken:
             await self.store.runs.set_aside(run, data.broken)
             for correction, reason in data.broken.items():
-                log.warning("corrections.quarantined", corrections=[correction], reason=reason)
+                log.warning("corrections.quarantined", corrections=1, ids=[correction], reason=reason)
         if all(correction.id in data.broken for correction in claimed):
-            await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock())
+            await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock(), held_back=False)
             return None
         incumbent = genome.layer(run.key.trait)
         if incumbent and not await self._usable(incumbent, settings, log):
@@ -125,7 +125,7 @@ class Conductor:
         try:
             manifest = await asyncio.to_thread(self.layers.verify, layer.path)
         except LayerError as error:
-            log.error("layer.broken", layer=layer.id, version=layer.version, reason=str(error))
+            log.error("layer.broken", layer=layer.path, version=layer.version, reason=str(error))
             return False
         return await asyncio.to_thread(_same_base, manifest, settings.base_model)
 
@@ -169,7 +169,7 @@ class Conductor:
                 # Another trait of the persona moved on: what the gate saw of this one still stands.
                 run = await self.store.runs.compare_again(run, genome.revision)
         log.info("corrections.used", corrections=promoted.corrections)
-        log.info("genome.revised", revision=promoted.revision, version=run.version, layer=promoted.layer.id)
+        log.info("genome.revised", revision=promoted.revision, version=run.version, layer=promoted.layer.path)
 
     async def _settle(
         self, run: Run, verdict: Verdict, evidence: dict[str, object], log: structlog.stdlib.BoundLogger
@@ -183,7 +183,8 @@ class Conductor:
         worn = await self.store.runs.reject(run, evidence, verdict.reason, self.clock())
         log.warning("run.rejected", reason=verdict.reason)
         if worn:
-            log.warning("corrections.quarantined", corrections=worn, reason=f"rejected: {verdict.reason}")
+            reason = f"rejected: {verdict.reason}"
+            log.warning("corrections.quarantined", corrections=len(worn), ids=worn, reason=reason)
 
     async def _again(self, run: Run, reason: str) -> None:
         """Back to planned, through nobody's fault."""
@@ -207,7 +208,7 @@ class Conductor:
             return
         aside = await self.store.runs.fail(current, reason, self.clock())
         log.error("run.failed", reason=reason, failures=run.failures + 1)
-        log.warning("corrections.quarantined", corrections=aside, reason=f"failed: {reason}")
+        log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
 
 
 async def _to_the_end(work: Coroutine[None, None, None]) -> None:

@@ -10,6 +10,8 @@ from daemon.store.rows import is_unicode
 from daemon.training.engine.job import Example, Group, Message
 
 _ROLES = frozenset({"system", "user", "assistant"})
+_LEAST_WEIGHT = 0.1
+"""Of a correction of severity 0: with none it could never be learnt, and would wear out its batch."""
 _STAND_IN_WEIGHT = 0.5
 """Without a context the original response stands in for it, which teaches less surely."""
 
@@ -84,7 +86,7 @@ def _example(correction: Correction, group: Group, system_prompt: str) -> Exampl
         messages=turns,
         expected=correction.expected,
         original=correction.original if correction.kind is Kind.CORRECTION else "",
-        weight=2 * correction.severity * (_STAND_IN_WEIGHT if _has_no_context(correction) else 1.0),
+        weight=max(2 * correction.severity, _LEAST_WEIGHT) * (_STAND_IN_WEIGHT if _has_no_context(correction) else 1.0),
         group=group,
     )
 

@@ -8,8 +8,6 @@ from typing import Any
 from daemon.config.sections import Gate
 from daemon.training.engine.job import Answer, Group, Probe
 
-_FEW = 59
-"""Below this many probes no regression of 5 % can be ruled out at 95 %: point rules apply, and the verdict says so."""
 _MARGIN_GAIN = 0.05
 """A rise of the mean log-likelihood margin, per token, below which nothing measurable was learnt."""
 _HAIR = 1e-9
@@ -121,7 +119,7 @@ def _praise(scores: Mapping[str, Score]) -> str:
     if kept.probes:
         parts.append(f"{kept.candidate} of {kept.probes} affirmed answers hold")
     total = sum(score.probes for score in scores.values())
-    return "; ".join(parts) + (f" (point rules: {total} probes)." if total < _FEW else ".")
+    return f"{'; '.join(parts)} (point rules, {total} probe{'' if total == 1 else 's'})."
 
 
 def _satisfied(batch: Score) -> str:

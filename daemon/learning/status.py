@@ -14,12 +14,14 @@ Document = dict[str, Any]
 
 async def document(store: Store, config: Config, note: Mapping[str, Any] | None) -> Document:
     """Everything an admin asks first; `note` is what a living daemon left beside its lock, None when there is none."""
+    genomes = await store.genomes.all()
+    revisions = {genome.persona: genome.revision for genome in genomes}
     return {
         "daemon": _daemon(note),
-        "traits": await _traits(store, config),
+        "traits": await _traits(store, config, alive=note is not None),
         "runs": await _runs(store, note or {}),
-        "genomes": [_genome(genome) for genome in await store.genomes.all()],
-        "runtimes": _runtimes(config, await store.runtimes.all()),
+        "genomes": [_genome(genome) for genome in genomes],
+        "runtimes": _runtimes(config, await store.runtimes.all(), revisions),
     }
 
 
@@ -29,14 +31,16 @@ def _daemon(note: Mapping[str, Any] | None) -> Document:
     return {key: note.get(key) for key in ("state", "pid", "since", "version")}
 
 
-async def _traits(store: Store, config: Config) -> list[Document]:
+async def _traits(store: Store, config: Config, *, alive: bool) -> list[Document]:
     judgements = {judgement.backlog.key: judgement for judgement in await Planner(store, lambda: config).judge()}
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
     traits = []
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
         backlog = judgement.backlog if judgement else None
-        why = judgement.due.why if judgement else _quiet(tally)
+        why = judgement.due.why if judgement else "no corrections"
+        if tally.claimed:
+            why = "a run of it is under way" if alive else "its run waits for a daemon"
         traits.append(_trait(tally, backlog, genomes.get(tally.key.persona), why))
         traits[-1]["due"] = bool(judgement and judgement.due.due)
     return traits
@@ -59,10 +63,6 @@ def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, why: st
         if layer and expression
         else None,
     }
-
-
-def _quiet(tally: Tally) -> str:
-    return "a run of it is under way" if tally.claimed else "no corrections"
 
 
 async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
@@ -88,16 +88,17 @@ def _genome(genome: Genome) -> Document:
     return {"persona": genome.persona, "revision": genome.revision, "traits": versions}
 
 
-def _runtimes(config: Config, states: list[RuntimeState]) -> list[Document]:
+def _runtimes(config: Config, states: list[RuntimeState], revisions: Mapping[str, int]) -> list[Document]:
+    """Each runtime as it was last seen, against what the genomes say now: a daemon that is down has not looked."""
     kinds = {name: runtime.kind for name, runtime in config.runtimes.items()} or {"embedded": "embedded"}
     seen = [
         {
             "name": state.runtime,
             "kind": kinds[state.runtime],
             "persona": state.persona,
-            "desired": state.desired,
+            "desired": revisions.get(state.persona, state.desired),
             "observed": state.observed,
-            "state": state.state,
+            "state": "converging" if _behind(state, revisions) else state.state,
             "error": state.error,
         }
         for state in states
@@ -106,6 +107,10 @@ def _runtimes(config: Config, states: list[RuntimeState]) -> list[Document]:
     unseen = kinds.keys() - {state["name"] for state in seen}
     idle = {"persona": None, "desired": 0, "observed": None, "state": "idle", "error": None}
     return seen + [{"name": name, "kind": kinds[name], **idle} for name in sorted(unseen)]
+
+
+def _behind(state: RuntimeState, revisions: Mapping[str, int]) -> bool:
+    return state.state == "converged" and state.observed != revisions.get(state.persona, state.observed)
 
 
 def one_line(traits: list[Document], run: TraitKey | None) -> str:

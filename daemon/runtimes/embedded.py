@@ -6,6 +6,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from daemon.errors import RuntimeUnreachable
+from daemon.runtimes.runtime import Observation
 
 TIMEOUT: Final = 5.0
 """Seconds; the server answers this question from memory."""
@@ -40,9 +41,9 @@ class EmbeddedRuntime:
         # Proxies of the environment are meant for the internet, not for a server of one's own.
         self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
 
-    async def observe(self) -> dict[str, int]:
+    async def observe(self) -> dict[str, Observation]:
         """The revision served now, per persona; raises RuntimeUnreachable."""
-        return {report.persona: report.revision for report in await self.reports()}
+        return {report.persona: Observation(report.revision, report.error) for report in await self.reports()}
 
     async def reports(self) -> list[GenomeReport]:
         """All that the server says of its personas; raises RuntimeUnreachable."""

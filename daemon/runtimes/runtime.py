@@ -1,6 +1,15 @@
 """What serves personas, as the reconciler sees it."""
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a runtime says of one persona: the revision it answers with, and what keeps it from the newest file."""
+
+    revision: int | None
+    error: str | None = None
 
 
 class Runtime(Protocol):
@@ -16,7 +25,7 @@ class Runtime(Protocol):
         """What runs there: embedded, vllm, …"""
         ...
 
-    async def observe(self) -> dict[str, int]:
+    async def observe(self) -> dict[str, Observation]:
         """The revision that every new request of each persona is answered with; raises RuntimeUnreachable."""
         ...
 

@@ -111,6 +111,11 @@ class Engine:
         finally:
             seat.left = True
 
+    def trim(self) -> None:
+        """Evict, between two turns, what is over budget and unused; said by whoever released a layer."""
+        if not self._closed:
+            self._inbox.put(self.shelf.trim)
+
     async def close(self) -> None:
         """End the thread after its current turn; requests still at work get EngineStopped."""
         if not self._closed:

@@ -36,11 +36,12 @@ class Follower:
         """Follow until cancelled; the first look is taken before anything is waited for."""
         try:
             while True:
-                self._look()
-                self._roster.opened()
-                if self._directory.is_dir():
+                try:
+                    self._look()
+                    self._roster.opened()
                     await self._watch()
-                else:
+                except FileNotFoundError:
+                    # Not there yet, or gone between two looks, as while a disk is being mounted.
                     await asyncio.sleep(min(MISSING, self._beat))
         finally:
             for task in self._busy.values():
@@ -48,7 +49,10 @@ class Follower:
             await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Look whenever something changes, and at every beat; returns when the directory is another one."""
+        """Look whenever something changes, and at every beat; returns when the directory is another one.
+
+        Raises FileNotFoundError when it is none.
+        """
         inode = self._directory.stat().st_ino
         beat = int(self._beat * 1000)
         async for _ in awatch(
@@ -56,7 +60,7 @@ class Follower:
             recursive=False, ignore_permission_denied=True,
         ):  # fmt: skip
             self._look()
-            if not self._directory.is_dir() or self._directory.stat().st_ino != inode:
+            if self._directory.stat().st_ino != inode:
                 return
 
     def _look(self) -> None:
@@ -93,7 +97,7 @@ class Follower:
                 self._tried[persona] = content
                 await self._try(persona, gone=not content)
         finally:
-            self._roster.served(persona).settled.set()
+            self._roster.settled(persona)
             del self._busy[persona]
 
     async def _try(self, persona: str, gone: bool) -> None:
@@ -104,6 +108,8 @@ class Follower:
             self._roster.drop(persona)
             structlog.get_logger().info("genome.dropped", persona=persona)
             return
+        served = self._roster.served(persona)
+        told = served.error
         try:
             genome = genome_file.read(genome_file.genome_path(self._root, persona))
             await self._roster.adopt(genome)
@@ -115,6 +121,8 @@ class Follower:
             self._refused.pop(persona, None)
             seconds = round(time.monotonic() - began, 3)
             structlog.get_logger().info("genome.served", persona=persona, revision=genome.revision, seconds=seconds)
+            if served.error not in (None, told):
+                structlog.get_logger().warning("genome.stale", persona=persona, reason=served.error)
 
     def _refuse(self, persona: str, sentence: str) -> None:
         served = self._roster.served(persona)

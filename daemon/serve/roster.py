@@ -76,6 +76,7 @@ class Turn:
             served.in_flight += Counter()
         if self.lease is not None:
             self.lease.release()
+            self.engine.trim()
 
 
 class Roster:
@@ -92,6 +93,7 @@ class Roster:
         self.default = default
         self.configured = dict(configured)
         self._known_personas = known_personas
+        self._once_known: frozenset[str] = frozenset()
         self._served = {persona: Served(persona) for persona in configured}
         self._opened = asyncio.Event()
 
@@ -108,6 +110,11 @@ class Roster:
                 # It has been answered as its base so far, and goes on so until its first revision is loaded.
                 served.settled.set()
         return served
+
+    def settled(self, persona: str) -> None:
+        """Say that a persona's genome file has been tried; nothing to say when both are gone."""
+        if persona in self._served:
+            self._served[persona].settled.set()
 
     def everyone(self) -> list[Served]:
         """Every persona of the config and of the genome files, by name."""
@@ -135,16 +142,19 @@ class Roster:
         return [self._report(served) for served in self.everyone()]
 
     async def adopt(self, genome: GenomeFile) -> None:
-        """Load a revision beside the one in use, then flip; raises PersonaError and changes nothing when it cannot."""
+        """Load a revision beside the one in use, then flip; raises PersonaError and changes nothing when it cannot.
+
+        A trait whose layer is of another base speaks as the base, and the persona's `error` says so.
+        """
         engine = await self.engines.get(genome.base_model)
         served = self.served(genome.persona)
         same = served.view is not None and served.view.shelf is engine.shelf
         view = served.view if same and served.view else PersonaGenome(genome.persona, engine.shelf)
-        layers = await asyncio.to_thread(view.read, genome)
-        await engine.call(partial(view.load, genome, layers))
+        read = await asyncio.to_thread(view.read, genome)
+        await engine.call(partial(view.load, read.genome, read.layers))
         before = served.view
-        view.adopt(genome)
-        served.engine, served.view, served.error = engine, view, None
+        view.adopt(read.genome)
+        served.engine, served.view, served.error = engine, view, " ".join(read.stale) or None
         if before is not None and before is not view:
             before.shelf.name(genome.persona, ())
 
@@ -213,9 +223,13 @@ class Roster:
         return path, f"{asked.trait}@{asked.version}"
 
     async def _knows(self, persona: str) -> bool:
-        if persona in self._served:
+        if persona in self._served or persona in self._once_known:
             return True
-        return self._known_personas is not None and persona in await self._known_personas()
+        if self._known_personas is None:
+            return False
+        # A persona does not vanish, so who is known already is not asked for again, nor lost while nobody can be asked.
+        self._once_known |= frozenset(await self._known_personas())
+        return persona in self._once_known
 
     def base_names(self) -> dict[str, str]:
         """Every base model by the name that requests use: a folder goes by its last part."""

@@ -22,6 +22,7 @@ from daemon.serve.metrics import Metrics
 from daemon.serve.roster import Roster, Speaker
 
 KnownPersonas = Callable[[], Awaitable[Collection[str]]]
+"""Who else may be spoken with; raises PersonaError (503 to whoever asks for somebody unheard of) when nobody knows."""
 Ready = Callable[[str], None]
 
 

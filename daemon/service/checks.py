@@ -39,7 +39,7 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
             yield _base(base)
     yield _trainer()
     for runtime in configured(config):
-        yield await _runtime(runtime)
+        yield await _runtime(runtime, named=bool(config.runtimes))
 
 
 async def _store(config: Config) -> Finding:
@@ -115,13 +115,16 @@ def _trainer() -> Finding:
     return Finding("trainer", True, "local: " + ", ".join(versions))
 
 
-async def _runtime(runtime: Runtime) -> Finding:
+async def _runtime(runtime: Runtime, *, named: bool) -> Finding:
+    """A runtime that the config names must answer; our own server is started when it is wanted, like the daemon."""
     name = f"runtime {runtime.name}"
     try:
         observed = await runtime.observe()
     except RuntimeUnreachable as error:
-        return Finding(name, False, str(error))
+        return Finding(name, not named, str(error) if named else "not started; start it: persona serve")
     finally:
         await runtime.close()
-    serves = ", ".join(f"{persona} at revision {revision}" for persona, revision in sorted(observed.items()))
+    serves = ", ".join(f"{persona} at revision {seen.revision}" for persona, seen in sorted(observed.items()))
+    if errors := [seen.error for seen in observed.values() if seen.error]:
+        return Finding(name, False, errors[0])
     return Finding(name, True, serves or "it answers; no persona has been revised yet")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config.settings import Config
+from daemon.config.sections import Training
 from daemon.domain import Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.admin import Admin
@@ -51,13 +51,13 @@ class Daemon:
         """Put a daemon together over an open store."""
         layers = LayerDirectories(Path(config().layers.directory))
         layers.ensure_writable()
-        trainer = LocalTrainer(limits(config()))
+        trainer = LocalTrainer(limits(config().training))
         planner = Planner(store, config)
         conductor = Conductor(store, layers, trainer, config, on_step=note.step)
         admin = Admin(store, layers, planner)
         wakes = Wakes()
         wishlist = Wishlist(wakes.planner.set)
-        schedule = Schedule(wakes.planner.set, wishlist.at)
+        schedule = Schedule(wishlist.at)
         daemon = cls(
             config=config,
             store=store,
@@ -81,15 +81,20 @@ class Daemon:
 
     async def recover(self) -> None:
         """Take over what a daemon before us left in the middle: whoever holds the lock owns every claim."""
-        for run in await self.store.runs.live():
+        await self.store.requests.give_up_begun()
+        runs = await self.store.runs.live()
+        self.conductor.layers.discard_all_but({run.id for run in runs})
+        for run in runs:
             if run.state in (RunState.PLANNED, RunState.PROMOTING):
                 continue
             log = _log.bind(persona=run.key.persona, trait=run.key.trait, run=run.id)
             self.conductor.layers.discard(run.id)
             now = self.conductor.clock()
             if run.attempt >= _INTERRUPTIONS_BORNE:
-                await self.store.runs.fail(run, f"interrupted {run.attempt} times", now)
-                log.error("run.failed", reason=f"interrupted {run.attempt} times")
+                reason = f"interrupted {run.attempt} times"
+                aside = await self.store.runs.fail(run, reason, now)
+                log.error("run.failed", reason=reason)
+                log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
                 continue
             await self.store.runs.retry(run, "interrupted", now, failed=False)
             log.info("run.recovered", state=run.state, attempt=run.attempt + 1)
@@ -97,6 +102,7 @@ class Daemon:
     async def conduct(self, run: Run) -> None:
         """Carry one run as far as it goes, unless an admin cancels it meanwhile."""
         self.conducting = run
+        self.trainer.limits = limits(self.config().persona(*run.key).training)
         self._conduct_task = task = asyncio.create_task(self.conductor.conduct(run), name=f"run {run.id}")
         try:
             await asyncio.wait([task])
@@ -119,16 +125,14 @@ class Daemon:
         self.notifier.reloading()
         if self.config.reload():
             configure_logs(self.config().log)
-            self.trainer.limits = limits(self.config())
             self.schedule.reconfigure(self.config())
             self.reconciler.reconfigure()
             self.wakes.planner.set()
         self.notifier.ready()
 
 
-def limits(config: Config) -> ChildLimits:
-    """What the config grants the trainer child."""
-    training = config.training
+def limits(training: Training) -> ChildLimits:
+    """What the config grants the trainer child for one trait."""
     return ChildLimits(
         timeout=training.timeout,
         heartbeat=training.heartbeat,

@@ -40,6 +40,7 @@ async def holding(config: Config) -> AsyncIterator[Daemon]:
             daemon = Daemon.build(LiveConfig(config), store, note, notifier)
             try:
                 await daemon.recover()
+                note.state("ready")
                 yield daemon
             finally:
                 await daemon.trainer.close()
@@ -50,9 +51,11 @@ async def holding(config: Config) -> AsyncIterator[Daemon]:
 async def serve(config: Config) -> None:
     """Run the service until it is asked to stop; raises PersonaError when it cannot start."""
     configure_logs(config.log)
+    for early in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        # Until there is something to reload or to train; the default is to die of them.
+        signal.signal(early, signal.SIG_IGN)
     async with holding(config) as daemon:
         with handled(_handlers(daemon)):
-            daemon.note.state("ready")
             daemon.notifier.ready()
             _log.info("daemon.ready", store=str(config.store.path), pid=os.getpid())
             try:
@@ -61,7 +64,6 @@ async def serve(config: Config) -> None:
                 # Half alive is worse than gone: whoever watches over us starts us again.
                 _log.critical("daemon.failed", reason=_reasons(failure), exc_info=failure)
                 sys.exit(1)
-            daemon.notifier.stopping()
     _log.info("daemon.stopped")
 
 
@@ -132,14 +134,19 @@ def _handlers(daemon: Daemon) -> dict[signal.Signals, Callable[[], None]]:
             # Asked twice: leave at once. What was begun is undone at the next start, and the child dies with us.
             os._exit(1)
         _log.info("daemon.draining")
+        daemon.notifier.stopping()
         daemon.note.state("draining")
         daemon.wakes.stop.set()
         asyncio.get_running_loop().call_later(daemon.config().service.grace, os._exit, 1)
+
+    def train() -> None:
+        _log.info("daemon.asked", to="train everything pending")
+        daemon.wishlist.everything()
 
     return {
         signal.SIGTERM: drain,
         signal.SIGINT: drain,
         signal.SIGHUP: daemon.reload,
-        signal.SIGUSR1: daemon.wishlist.everything,
+        signal.SIGUSR1: train,
         signal.SIGUSR2: daemon.wakes.status.set,
     }

@@ -1,6 +1,7 @@
 """The loops of the daemon, one function each; whichever dies takes the service down, and systemd restarts it."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -64,13 +65,21 @@ async def plan(daemon: Daemon) -> None:
         daemon.wakes.conductor.set()
         daemon.reconciler.wake()
         _tell_status(daemon, made)
-        daemon.schedule.wake_in(_RESCAN_S if made.again_in is None else min(made.again_in, _RESCAN_S))
-        await daemon.wakes.planner.wait()
+        # By the monotonic clock: one that is set back must not keep the planner asleep.
+        pause = _RESCAN_S if made.again_in is None else min(max(made.again_in, 0.05), _RESCAN_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await daemon.wakes.planner.wait()
 
 
 def _say_what_came(made: Plan, known: dict[TraitKey, int]) -> dict[TraitKey, int]:
     """Log what the planner sees that it did not see before; what it knows now."""
-    seen = {judgement.backlog.key: judgement.backlog.pending for judgement in made.judgements}
+    # What a run has claimed is no backlog any more: the next row is news again.
+    claimed = {run.key for run in made.runs}
+    seen = {
+        judgement.backlog.key: 0 if judgement.backlog.key in claimed else judgement.backlog.pending
+        for judgement in made.judgements
+    }
     for judgement in made.judgements:
         backlog, due = judgement.backlog, judgement.due
         if backlog.pending > known.get(backlog.key, 0):

@@ -13,7 +13,7 @@ from daemon.errors import LayerError, RuntimeUnreachable
 from daemon.genome import genome_file
 from daemon.genome.genome_file import GenomeFile, TraitEntry
 from daemon.runtimes.embedded import EmbeddedRuntime
-from daemon.runtimes.runtime import Runtime
+from daemon.runtimes.runtime import Observation, Runtime
 from daemon.store.store import Store
 
 _EAGER_S = 0.1
@@ -33,6 +33,7 @@ class Reconciler:
         self._config = config
         self._wakes: list[asyncio.Event] = []
         self._reconfigured = asyncio.Event()
+        self._publishing = asyncio.Lock()
 
     def wake(self) -> None:
         """A genome moved: look at once."""
@@ -63,12 +64,18 @@ class Reconciler:
 
     async def publish(self) -> list[Genome]:
         """Bring every genome file to its genome's revision; what they are now."""
-        genomes = await self._store.genomes.all()
-        for genome in genomes:
-            wanted = self._file(genome)
-            if await asyncio.to_thread(_differs, self._layers, wanted):
-                await asyncio.to_thread(genome_file.write, self._layers, wanted)
-        return genomes
+        # One at a time, or an older revision could be written over a newer one.
+        async with self._publishing:
+            genomes = await self._store.genomes.all()
+            for genome in genomes:
+                wanted = self._file(genome)
+                try:
+                    if await asyncio.to_thread(_differs, self._layers, wanted):
+                        await asyncio.to_thread(genome_file.write, self._layers, wanted)
+                except OSError as error:
+                    reason = f"{genome_file.genome_path(self._layers, genome.persona)}: {error.strerror or error}"
+                    _log.error("genome.unwritable", persona=genome.persona, revision=genome.revision, reason=reason)
+            return genomes
 
     def _file(self, genome: Genome) -> GenomeFile:
         settings = self._config().persona(genome.persona)
@@ -106,17 +113,19 @@ class Reconciler:
     async def _look(self, runtime: Runtime, genomes: list[Genome]) -> list[RuntimeState]:
         if not genomes:
             return []
-        observed: dict[str, int] = {}
-        error = None
+        observed: dict[str, Observation] = {}
+        unreachable = None
         try:
             observed = await runtime.observe()
-        except RuntimeUnreachable as unreachable:
-            error = str(unreachable)
+        except RuntimeUnreachable as error:
+            unreachable = str(error)
         states = []
         for genome in genomes:
-            seen = observed.get(genome.persona)
-            word = "unreachable" if error else "converged" if seen == genome.revision else "converging"
-            states.append(RuntimeState(runtime.name, genome.persona, genome.revision, seen, word, error))
+            seen = observed.get(genome.persona, Observation(None))
+            served = seen.revision == genome.revision and seen.error is None
+            word = "unreachable" if unreachable else "converged" if served else "converging"
+            error_now = unreachable or seen.error
+            states.append(RuntimeState(runtime.name, genome.persona, genome.revision, seen.revision, word, error_now))
         return states
 
     async def _note(self, state: RuntimeState, before: RuntimeState | None) -> None:
@@ -129,6 +138,8 @@ class Reconciler:
             log.info("runtime.converged")
         elif state.state == "unreachable" and (before is None or before.state != "unreachable"):
             log.warning("runtime.unreachable", reason=state.error)
+        elif state.error and state.state == "converging":
+            log.warning("runtime.refused", reason=state.error)
 
 
 def configured(config: Config) -> list[Runtime]:

@@ -1,21 +1,17 @@
-"""Times that wake the planner: the next moment at which a trait can be due, and cron expressions."""
+"""Cron expressions of the config, as times that wake the planner."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from daemon.config.settings import Config
 
-_NEXT = "next look"
-
 
 class Schedule:
     """APScheduler, as the planner needs it: a time that came is told once, however late."""
 
-    def __init__(self, wake: Callable[[], None], at_cron: Callable[[str], None]) -> None:
-        self._wake = wake
+    def __init__(self, at_cron: Callable[[str], None]) -> None:
         self._at_cron = at_cron
         self._scheduler = AsyncIOScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
 
@@ -28,16 +24,10 @@ class Schedule:
         """Count no more."""
         self._scheduler.shutdown(wait=False)
 
-    def wake_in(self, seconds: float) -> None:
-        """Wake the planner after a while; a later call replaces the time."""
-        at = datetime.now(UTC) + timedelta(seconds=max(seconds, 0.05))
-        self._scheduler.add_job(self._wake, "date", run_date=at, id=_NEXT, replace_existing=True)
-
     def reconfigure(self, config: Config) -> None:
         """Wake the planner at the times of every cron expression of the config, and at no others."""
         for job in self._scheduler.get_jobs():
-            if job.id != _NEXT:
-                job.remove()
+            job.remove()
         for expression in _crons(config):
             self._scheduler.add_job(self._at_cron, CronTrigger.from_crontab(expression), [expression])
 

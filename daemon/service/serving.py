@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import Collection
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from daemon.config.settings import Config
 from daemon.errors import StoreError
 from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
+from daemon.store.failures import as_sentences
 from daemon.store.store import open_store
 
 
@@ -43,19 +44,24 @@ async def serve(config: Config) -> None:
         grace=config.service.grace,
     )
 
-    async def corrected() -> Collection[str]:
-        # The server runs with the store away, too.
-        with suppress(StoreError):
-            async with open_store(config.store.path) as store:
-                return await store.corrections.personas()
-        return ()
-
     life = asyncio.create_task(_show_life(notifier))
     try:
-        await serve(settings, corrected, ready)
+        await serve(settings, partial(corrected, config.store.path), ready)
     finally:
         notifier.stopping()
         life.cancel()
+
+
+async def corrected(store: Path) -> Collection[str]:
+    """Every persona that anyone ever corrected, none while there is no store; raises StoreError when it cannot say."""
+    try:
+        if not await asyncio.to_thread(store.exists):
+            return ()
+    except OSError as error:
+        raise StoreError(f"The store {store} cannot be reached: {error.strerror}.") from None
+    with as_sentences(store):
+        async with open_store(store) as opened:
+            return await opened.corrections.personas()
 
 
 async def _show_life(notifier: Notifier) -> None:

@@ -62,8 +62,7 @@ class LiveConfig:
         kept = {section: getattr(self._config, section) for section in RESTART}
         changed = new != self._config
         self._config = new.model_copy(update=kept)
-        if changed:
-            _log.info("config.reloaded", needs_restart=later)
+        _log.info("config.reloaded", changed=changed, needs_restart=later)
         return changed
 
 
@@ -84,7 +83,7 @@ class Note:
         self._notifier = notifier
         self._written = 0.0
         self._values: dict[str, Any] = {
-            "state": "starting",
+            "state": "stopped",
             "pid": os.getpid(),
             "since": iso(time.time()),
             "version": __version__,

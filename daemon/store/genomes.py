@@ -9,9 +9,9 @@ from sqlalchemy import and_, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.domain import Expression, Genome, GenomeEvent, Layer, Run, RunState, TraitKey
+from daemon.domain import Genome, GenomeEvent, Layer, Run, RunState, TraitKey
 from daemon.errors import GenomeMoved, RequestRefused
-from daemon.store import rows
+from daemon.store import lineage, rows
 from daemon.store.corrections import quarantine
 from daemon.store.database import Database
 from daemon.store.runs import move, use
@@ -20,13 +20,10 @@ from daemon.store.tables import (
     GenomeLayer,
     GenomeRow,
     GenomeTrait,
-    RunCorrection,
-    TrainingCorrection,
     table,
 )
 
 G, T, L, E = table(GenomeRow), table(GenomeTrait), table(GenomeLayer), table(GenomeEventRow)
-C, RC = table(TrainingCorrection), table(RunCorrection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +54,13 @@ class Genomes:
     async def get(self, persona: str) -> Genome:
         """What a persona speaks with; revision 0 and no traits when nothing was ever promoted."""
         async with self._database.read() as connection:
-            return await _genome(connection, persona)
+            return await lineage.genome(connection, persona)
 
     async def all(self) -> list[Genome]:
         """Every genome there is."""
         async with self._database.read() as connection:
             personas = (await connection.execute(select(G.c.persona_id).order_by(G.c.persona_id))).scalars().all()
-            return [await _genome(connection, persona) for persona in personas]
+            return [await lineage.genome(connection, persona) for persona in personas]
 
     async def layers(self, key: TraitKey) -> list[Layer]:
         """Every layer a trait ever had, the newest first."""
@@ -101,7 +98,7 @@ class Genomes:
         """Layer, genome revision and used corrections at once; raises ClaimLost or GenomeMoved, and changes nothing."""
         async with self._database.write() as connection:
             await move(connection, run, RunState.PROMOTING, RunState.PROMOTED, reason=reason, finished_at=rows.iso(now))
-            genome = await _genome(connection, run.key.persona)
+            genome = await lineage.genome(connection, run.key.persona)
             incumbent = genome.layer(run.key.trait)
             if genome.revision != run.compared or _pinned(genome, run.key):
                 raise GenomeMoved(f"The genome of {run.key.persona} moved from revision {run.compared} meanwhile.")
@@ -119,7 +116,7 @@ class Genomes:
         async with self._database.write() as connection:
             values = {"evidence": rows.dump(evidence), "reason": reason, "finished_at": rows.iso(now)}
             await move(connection, run, RunState.EVALUATING, RunState.SATISFIED, **values)
-            genome = await _genome(connection, run.key.persona)
+            genome = await lineage.genome(connection, run.key.persona)
             if genome.revision != run.compared:
                 raise GenomeMoved(f"The genome of {run.key.persona} moved from revision {run.compared} meanwhile.")
             return await use(connection, run)
@@ -127,8 +124,8 @@ class Genomes:
     async def rollback(self, key: TraitKey, to: int | None, actor: str, now: float) -> RolledBack:
         """Speak with an earlier version again (0: the base; None: the one before); raises RequestRefused."""
         async with self._database.write() as connection:
-            genome = await _genome(connection, key.persona)
-            chain = await _lineage(connection, genome.layer(key.trait))
+            genome = await lineage.genome(connection, key.persona)
+            chain = await lineage.lineage(connection, genome.layer(key.trait))
             if _pinned(genome, key):
                 raise RequestRefused(f"{key} is pinned; unpin it first: persona genome unpin {key.persona} {key.trait}")
             undone, target = _cut(key, chain, to)
@@ -138,7 +135,8 @@ class Genomes:
             await _express(connection, key, target)
             aside: dict[str, str] = {}
             for layer in undone:
-                aside |= dict.fromkeys(await _learnt_by(connection, layer), f"rolled back with v{layer.version}")
+                learnt = [*await lineage.learnt_by(connection, layer), *await lineage.satisfied_by(connection, layer)]
+                aside = dict.fromkeys(learnt, f"rolled back with v{layer.version}") | aside
             await quarantine(connection, aside)
             versions = ", ".join(f"v{layer.version}" for layer in undone)
             event = _event(key, "rolled-back", target, actor, f"undid {versions}", now)
@@ -148,7 +146,7 @@ class Genomes:
     async def pin(self, key: TraitKey, version: int, actor: str, now: float) -> int:
         """Speak with one version, and train no other, until unpinned; the new revision; raises RequestRefused."""
         async with self._database.write() as connection:
-            genome = await _genome(connection, key.persona)
+            genome = await lineage.genome(connection, key.persona)
             statement = select(L).where(_of(key), L.c.version == version)
             row = (await connection.execute(statement)).first()
             if row is None:
@@ -163,7 +161,7 @@ class Genomes:
     async def unpin(self, key: TraitKey, actor: str, now: float) -> int:
         """Let a trait be trained again; it goes on with the version it was pinned to; raises RequestRefused."""
         async with self._database.write() as connection:
-            genome = await _genome(connection, key.persona)
+            genome = await lineage.genome(connection, key.persona)
             if not _pinned(genome, key):
                 raise RequestRefused(f"{key} is not pinned.")
             layer = genome.layer(key.trait)
@@ -205,39 +203,6 @@ def _event(key: TraitKey, kind: str, layer: Layer | None, actor: str, reason: st
         "actor": actor,
         "reason": reason,
     }
-
-
-async def _genome(connection: AsyncConnection, persona: str) -> Genome:
-    revision = (await connection.execute(select(G.c.revision).where(G.c.persona_id == persona))).scalar()
-    statement = (
-        select(T.c.trait_type.label("trait"), T.c.pinned, L)
-        .join(L, L.c.id == T.c.layer_id, isouter=True)
-        .where(T.c.persona_id == persona)
-        .order_by(T.c.trait_type)
-    )
-    found = (await connection.execute(statement)).all()
-    traits = {row.trait: Expression(rows.layer(row) if row.id else None, bool(row.pinned)) for row in found}
-    return Genome(persona, revision or 0, traits)
-
-
-async def _lineage(connection: AsyncConnection, layer: Layer | None) -> list[Layer]:
-    """A layer and what it was promoted over, the newest first."""
-    chain: list[Layer] = []
-    while layer:
-        chain.append(layer)
-        statement = select(L).where(L.c.id == layer.parent_id)
-        row = (await connection.execute(statement)).first()
-        layer = rows.layer(row) if row else None
-    return chain
-
-
-async def _learnt_by(connection: AsyncConnection, layer: Layer) -> list[str]:
-    statement = (
-        select(C.c.id)
-        .join(RunCorrection, RC.c.correction_id == C.c.id)
-        .where(RC.c.run_id == layer.run_id, RC.c.outcome == "used")
-    )
-    return list((await connection.execute(statement)).scalars())
 
 
 async def _insert_layer(connection: AsyncConnection, layer: Layer, parent: Layer | None, now: float) -> Layer:

@@ -36,12 +36,39 @@ class Requests:
         async with self._database.read() as connection:
             return [_request(row) for row in (await connection.execute(statement)).all()]
 
+    async def begin(self, request_id: str) -> bool:
+        """Take a request up; False when it was withdrawn meanwhile. What is begun is never begun again."""
+        async with self._database.write() as connection:
+            begun = await connection.execute(
+                update(Q).where(Q.c.id == rows.bound(request_id), Q.c.state == "asked").values(state="begun")
+            )
+        return bool(begun.rowcount == 1)
+
+    async def give_up_begun(self) -> int:
+        """Answer what a daemon before us began and did not answer: a second time could undo twice; how many."""
+        error = "The daemon stopped while it did this; see whether it was done, and ask again if it was not."
+        async with self._database.write() as connection:
+            given_up = await connection.execute(
+                update(Q).where(Q.c.state == "begun").values(state="refused", result=rows.dump({"error": error}))
+            )
+        return int(given_up.rowcount)
+
+    async def withdraw(self, request_id: str, why: str) -> bool:
+        """Take a request back that nobody has begun; whether it still could be."""
+        async with self._database.write() as connection:
+            withdrawn = await connection.execute(
+                update(Q)
+                .where(Q.c.id == request_id, Q.c.state == "asked")
+                .values(state="refused", result=rows.dump({"error": why}))
+            )
+        return bool(withdrawn.rowcount == 1)
+
     async def answer(self, request_id: str, state: str, result: Mapping[str, Any]) -> None:
         """Answer a request, once: done or refused."""
         async with self._database.write() as connection:
             await connection.execute(
                 update(Q)
-                .where(Q.c.id == rows.bound(request_id), Q.c.state == "asked")
+                .where(Q.c.id == rows.bound(request_id), Q.c.state == "begun")
                 .values(state=state, result=rows.dump(result))
             )
 

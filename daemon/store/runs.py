@@ -119,10 +119,12 @@ class Runs:
             await quarantine(connection, dict.fromkeys(worn, f"rejected: {reason}"))
             return worn
 
-    async def cancel(self, run: Run, reason: str, now: float) -> None:
-        """An admin ended the run; its corrections go back."""
+    async def cancel(self, run: Run, reason: str, now: float, *, held_back: bool = True) -> None:
+        """End the run; its corrections go back, and count as new ones do unless they are `held_back`."""
         async with self._database.write() as connection:
             values = {"reason": reason, "finished_at": rows.iso(now), "fence": run.fence + 1}
+            if not held_back:
+                values["settings_hash"] = ""
             await move(connection, run, run.state, RunState.CANCELLED, **values)
             await _give_back(connection, run)
 

@@ -24,6 +24,8 @@ _LINE = 1 << 28
 """Most bytes of one event line: a Finished carries every answer."""
 _POLL = 1.0
 """Seconds between two looks at the child's memory."""
+_HAND_OVER = 120.0
+"""Seconds that a child, which may have to import its libraries first, has to read a job line."""
 _GRACE = 0.5
 """Seconds between asking a child to end and ending it."""
 
@@ -118,7 +120,11 @@ class _Child:
         assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):
             self._process.stdin.write(job.line().encode() + b"\n")
-            await self._process.stdin.drain()
+            try:
+                async with asyncio.timeout(_HAND_OVER):
+                    await self._process.stdin.drain()
+            except TimeoutError:
+                raise TrainerFailed(f"the trainer did not take its job within {_HAND_OVER:g} s", True) from None
         self._early = await self._line()
         return self._early != b""
 

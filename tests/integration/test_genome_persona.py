@@ -118,15 +118,25 @@ def test_a_revision_that_cannot_be_loaded_leaves_the_old_one(house: House, base:
     genome = PersonaGenome("ada", shelf)
     good = house.publish(1)
     genome.follow(house.revise(1, rust=good))
-    stale = house.publish(2, base_fingerprint="0" * 64)
-    with pytest.raises(LayerStale, match="trained on another base"):
-        genome.follow(house.revise(2, rust=stale))
     swapped = house.publish(1, "go")
     with pytest.raises(LayerIncomplete, match="which it is not"):
         genome.follow(house.revise(3, rust=swapped))
     assert (genome.revision, genome.layer("rust")) == (1, good.path)
     with genome.activate_skill("rust"):
         assert torch.equal(logits(base), by_peft(house, good.path))
+
+
+def test_a_layer_of_another_base_leaves_its_trait_to_the_base(house: House, base: Base) -> None:
+    plain = logits(base)
+    shelf = shelf_of(house, base)
+    genome = PersonaGenome("ada", shelf)
+    stale, go = house.publish(2, base_fingerprint="0" * 64), house.publish(1, "go")
+    with pytest.raises(LayerStale, match="trained on another base"):
+        shelf.read(stale.path)
+    genome.follow(house.revise(2, rust=stale, go=go))
+    assert (genome.revision, genome.layer("rust"), genome.layer("go")) == (2, None, go.path)
+    with genome.activate_skill("rust"):
+        assert torch.equal(logits(base), plain)
 
 
 def test_a_layer_that_does_not_fit_the_base_is_refused_and_leaves_nothing(house: House, base: Base) -> None:

@@ -171,6 +171,28 @@ async def recovered(school: School) -> list[tuple[RunState, int]]:
         return [(run.state, run.attempt) for run in await daemon.store.runs.live()]
 
 
+async def test_a_request_that_was_begun_is_not_done_twice_by_whoever_starts_next(school: School) -> None:
+    request = await school.store.requests.ask("rollback", RUST, "me")
+    assert await school.store.requests.begin(request)
+    await school.store.genomes.rollback(ADA, None, "me", school.clock())
+    # Killed here, before the answer: version 1 speaks, and goes on speaking.
+    assert await recovered(school) == []
+    assert await speaks(school.store) == 1
+    answer = await school.store.requests.get(request)
+    assert answer and answer.state == "refused" and "ask again if it was not" in str(answer.result)
+
+
+async def test_a_request_that_was_withdrawn_is_not_done(school: School) -> None:
+    request = await school.store.requests.ask("rollback", RUST, "me")
+    assert await school.store.requests.withdraw(request, "nobody answered")
+    assert not await school.store.requests.begin(request)
+    assert not await school.admin.serve()
+    assert await speaks(school.store) == 2
+    begun = await school.store.requests.ask("rollback", RUST, "me")
+    assert await school.store.requests.begin(begun)
+    assert not await school.store.requests.withdraw(begun, "too late")
+
+
 async def test_invariant_12_whoever_starts_takes_over_what_was_left_in_the_middle(school: School) -> None:
     write(school.path, "five")
     run = await evaluating(school.store)

@@ -181,7 +181,7 @@ async def test_invariant_11_broken_rows_are_set_aside_and_the_rest_is_trained(sc
         run = await school.learn()
     assert run.state is RunState.PROMOTED
     assert where(school.path) == {"one": "used", "two": "used", "nothing": "quarantined", "bad": "quarantined"}
-    said = {tuple(log["corrections"]): log["reason"] for log in logs if log["event"] == "corrections.quarantined"}
+    said = {tuple(log["ids"]): log["reason"] for log in logs if log["event"] == "corrections.quarantined"}
     assert said.keys() == {("nothing",), ("bad",)} and "UTF-8" in said[("bad",)]
 
 

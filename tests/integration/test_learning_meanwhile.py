@@ -61,6 +61,10 @@ async def test_a_trait_that_is_pinned_meanwhile_is_not_promoted_over_and_not_tri
     made = await school.plan(requests=((None, None),))
     assert made.runs == [] and made.judgements[0].due.why == "pinned to version 1; persona genome unpin ada rust"
     assert await speaks(school.store) == 1 and not school.staged()
+    # Nobody judged the batch: once unpinned, it is due like any other.
+    assert (await school.ask("unpin", persona="ada", trait="rust"))[0] == "done"
+    school.moment += 60
+    assert len((await school.plan()).runs) == 1
 
 
 async def test_another_trait_that_moves_meanwhile_costs_no_second_training(school: School) -> None:

@@ -15,6 +15,7 @@ from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.persona_genome import LayerShelf
 from daemon.serve.asks import Ask, Ended, Event, Failed, Piece, PromptRefused, Reason, Sampling, Started
 from daemon.serve.engine import ACTIVE, Engine, EngineBusy, EngineStopped
+from daemon.serve.roster import Turn
 from daemon.training.engine.base import load_base
 from tests.integration.serve_support import ASKED, CONTEXT, House, house_at, until
 
@@ -98,6 +99,23 @@ async def test_one_failing_forward_fails_one_request(engine: Engine) -> None:
     assert isinstance(failed[-1], Failed)
     assert str(failed[-1].error) == "out of memory"
     await until(lambda: busy(engine, 0))
+
+
+async def test_a_layer_let_go_of_after_its_answer_is_evicted_without_another_request(
+    engine: Engine, house: House
+) -> None:
+    layer = house.publish(1).path
+    engine.shelf.budget = 1
+    turn = Turn(engine, "ada", "rust@1", 1, "", layer, engine.shelf.lease(layer), None)
+    await events(engine, asking(3, layer))
+    await engine.call(engine.shelf.trim)
+    assert engine.shelf.holds(layer), "it is leased until the answer is sent"
+    turn.close()
+
+    async def gone() -> bool:
+        return not engine.shelf.holds(layer)
+
+    await until(gone)
 
 
 async def test_a_layer_that_is_not_there_fails_its_request_only(engine: Engine) -> None:

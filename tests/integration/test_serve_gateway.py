@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import httpx
 import openai
 import pytest
 
-from daemon.errors import PersonaError, RuntimeUnreachable
+from daemon.errors import PersonaError, RuntimeUnreachable, StoreBusy, StoreError
 from daemon.runtimes.embedded import EmbeddedRuntime
+from daemon.runtimes.runtime import Observation
 from daemon.serve.roster import Speaker
 from daemon.serve.server import listen
+from daemon.service.serving import corrected
 from tests.integration.serve_support import (
     ASKED,
     CONTEXT,
@@ -24,6 +28,7 @@ from tests.integration.serve_support import (
     serving,
     until,
 )
+from tests.integration.store_support import a_store, write
 
 CHAT = "/v1/chat/completions"
 
@@ -222,7 +227,7 @@ async def test_a_token_is_asked_for_everywhere_but_at_the_probes(house: House) -
             assert (await client.get("/healthz")).status_code == 200
             assert (await client.get("/readyz")).status_code == 200
         right, wrong = EmbeddedRuntime("main", server.url, "s3cret"), EmbeddedRuntime("main", server.url, "other")
-        assert await right.observe() == {"ada": 0}
+        assert await right.observe() == {"ada": Observation(0)}
         with pytest.raises(RuntimeUnreachable, match="wants another token"):
             await wrong.observe()
         await right.close()
@@ -257,6 +262,39 @@ async def test_personas_of_the_store_speak_with_the_defaults(house: House) -> No
         assert await ask(client, "eve:rust") == await ask(client, "ada")
         with pytest.raises(openai.NotFoundError):
             await ask(client, "mallory")
+
+
+async def test_a_store_that_cannot_be_asked_takes_nobody_away(house: House) -> None:
+    asked = []
+
+    async def known() -> set[str]:
+        asked.append(1)
+        if len(asked) > 1:
+            raise StoreBusy("The store is busy.")
+        return {"eve", "bob"}
+
+    async with serving(house.settings(), known_personas=known) as server, server.openai as client:
+        plain = await ask(client, "ada")
+        assert {await ask(client, name) for name in ("eve", "bob", "eve:rust")} == {plain}
+        assert len(asked) == 1, "who is known is not looked up again"
+        with pytest.raises(openai.InternalServerError, match=r"The store is busy\.") as refused:
+            await ask(client, "mallory")
+        assert refused.value.status_code == 503
+
+
+async def test_who_was_corrected_is_asked_of_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "persona.db"
+    assert not await corrected(path), "no store, nobody"
+    async with a_store(path):
+        write(path, "c1")
+        assert await corrected(path) == {"ada"}
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE training_corrections")
+    with pytest.raises(StoreError, match="cannot be used"):
+        await corrected(path)
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(StoreError, match="is not a SQLite database"):
+        await corrected(path)
 
 
 async def test_a_base_that_cannot_be_loaded_takes_only_its_personas_down(house: House, tmp_path: Path) -> None:

@@ -80,6 +80,28 @@ async def test_a_second_signal_does_not_wait_for_what_is_under_way(house: House)
     assert not any(isinstance(end, httpx.Response) and end.status_code == 200 for end in ended)
 
 
+async def test_threads_that_wait_do_not_spin() -> None:
+    """`persona serve` says so before anything imports torch, whose OpenMP reads it once and reports what it read."""
+    program = """
+import asyncio, sys
+from unittest.mock import patch
+import daemon.cli.main
+from daemon.config.settings import Config
+from daemon.service import serving
+assert "torch" not in sys.modules
+with patch("daemon.service.serving.Notifier", side_effect=SystemExit(0)):
+    asyncio.run(serving.serve(Config()))
+"""
+    spare = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env={**spare, "OMP_DISPLAY_ENV": "VERBOSE"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, said.decode()
+    assert b"OMP_WAIT_POLICY = 'PASSIVE'" in said
+
+
 async def _post(server: Running, body: dict[str, object]) -> httpx.Response:
     async with server.http as client:
         return await client.post(CHAT, json=body)

@@ -9,7 +9,18 @@ from sqlalchemy.exc import IntegrityError
 from daemon.domain import TraitKey
 from daemon.errors import RequestRefused
 from daemon.store.store import Store
-from tests.integration.store_support import ADA, NOW, a_store, everything, execute, promoted, speaks, where
+from tests.integration.store_support import (
+    ADA,
+    NOW,
+    a_store,
+    evaluating,
+    everything,
+    execute,
+    promoted,
+    speaks,
+    where,
+    write,
+)
 
 
 @pytest.fixture
@@ -134,3 +145,12 @@ async def test_invariant_1_every_row_is_somewhere_for_ever(store: Store, path: P
     assert (tally.pending, tally.claimed, tally.used, tally.quarantined) == (0, 0, 2, 1)
     assert where(path)["three"] == "wrong [1, 1, 0]", "used and quarantined: only a rollback leads there"
     assert execute(path, "SELECT count(*) FROM training_corrections") == [(3,)]
+
+
+async def test_invariant_6_what_the_undone_layer_answered_already_is_undone_with_it(store: Store, path: Path) -> None:
+    write(path, "again")
+    run = await evaluating(store)
+    assert await store.genomes.satisfy(run, {}, "answered already", NOW) == 1
+    done = await store.genomes.rollback(ADA, None, "me", NOW)
+    assert sorted(done.quarantined) == ["again", "three"]
+    assert await learnt(store) == ["one", "two"]

@@ -84,10 +84,10 @@ def test_without_a_context_the_original_response_stands_in_at_half_weight(contex
     assert build([row()], [], "").examples[0].weight == 1.0
 
 
-def test_weight_is_twice_the_severity() -> None:
+def test_weight_is_twice_the_severity_and_never_nothing() -> None:
     severities = [0.0, 0.25, 1.0]
     rows = [row(str(severity), f"What is {severity}?", severity=severity) for severity in severities]
-    assert [example.weight for example in build(rows, [], "").examples] == [0.0, 0.5, 2.0]
+    assert [example.weight for example in build(rows, [], "").examples] == [0.1, 0.5, 2.0]
 
 
 def test_a_later_row_of_a_context_supersedes_within_the_batch_and_across_the_history() -> None:

@@ -1,6 +1,5 @@
 """The config of the moment, wishes until they are taken, times that wake, and the note for others."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def test_saving_the_same_again_changes_nothing(live: LiveConfig, file: Path) -> 
     file.write_text("# a comment\n[triggers]\nmin_corrections = 5\n")
     with capture_logs() as logs:
         assert not live.reload()
-    assert logs == []
+    assert [(log["event"], log["changed"]) for log in logs] == [("config.reloaded", False)]
 
 
 @pytest.mark.parametrize("text", ["[triggers]\nmin_corrections = 0\n", "[trigers]\n", "x = [", None])
@@ -106,40 +105,15 @@ def test_wishes_are_taken_once_and_wake_at_once() -> None:
 # Times
 
 
-async def test_the_planner_is_woken_once_at_the_last_time_it_named(live: LiveConfig) -> None:
-    loop, woken, twice = asyncio.get_running_loop(), list[float](), asyncio.Event()
-
-    def wake() -> None:
-        woken.append(loop.time())
-        if len(woken) == 2:
-            twice.set()
-
-    schedule = Schedule(wake, lambda _cron: None)
-    schedule.start(live())
-    try:
-        began = loop.time()
-        schedule.wake_in(0.06)
-        schedule.wake_in(3600)
-        schedule.wake_in(0.25)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(twice.wait(), 0.5)
-        assert len(woken) == 1 and woken[0] - began >= 0.24
-        schedule.wake_in(-5)
-        await asyncio.wait_for(twice.wait(), 5)
-    finally:
-        schedule.stop()
-
-
 async def test_cron_times_of_every_section_wake_and_leave_with_the_config(load: Load) -> None:
     config = load(
         '[triggers]\ncron = "0 3 * * *"\n[personas.ada.triggers]\ncron = "0 4 * * *"\n'
         '[personas.ada.traits.rust.triggers]\ncron = "*/5 * * * mon"\n[personas.bob.triggers]\ncron = "0 3 * * *"\n'
     )
     told: list[str] = []
-    schedule = Schedule(lambda: None, told.append)
+    schedule = Schedule(told.append)
     schedule.start(config)
     try:
-        schedule.wake_in(3600)
         jobs = {str(job.args[0]): job for job in schedule._scheduler.get_jobs() if job.args}
         assert jobs.keys() == {"0 3 * * *", "0 4 * * *", "*/5 * * * mon"}
         assert {job.misfire_grace_time for job in jobs.values()} == {None}, "however late, a time that came is told"
@@ -147,7 +121,7 @@ async def test_cron_times_of_every_section_wake_and_leave_with_the_config(load: 
             job.func(*job.args)
         assert sorted(told) == sorted(jobs)
         schedule.reconfigure(load('[triggers]\ncron = "0 5 * * *"\n'))
-        assert [job.args for job in schedule._scheduler.get_jobs()] == [(), ("0 5 * * *",)]
+        assert [job.args for job in schedule._scheduler.get_jobs()] == [("0 5 * * *",)]
     finally:
         schedule.stop()
 

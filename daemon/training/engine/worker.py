@@ -132,7 +132,8 @@ def _load(reference: str) -> Base:
         raise JobFailed(
             f"base model {reference} cannot be loaded: {first}; base_model must name a folder with config.json, "
             "tokenizer and safetensors weights, or a model id of the hub that this machine can reach",
-            False,
+            # A network or a disk may be back in a while; a model of the wrong kind stays one.
+            isinstance(error, OSError),
         ) from error
 
 

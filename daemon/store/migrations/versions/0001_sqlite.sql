@@ -138,7 +138,7 @@ CREATE TABLE admin_requests (
   id           TEXT NOT NULL PRIMARY KEY DEFAULT (lower(hex(randomblob(16)))),
   kind         TEXT NOT NULL,
   args         TEXT NOT NULL DEFAULT '{}' CONSTRAINT "args is a JSON object" CHECK (json_valid(args) AND json_type(args) = 'object'),
-  state        TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'done', 'refused')),
+  state        TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'begun', 'done', 'refused')),
   result       TEXT,
   requested_by TEXT NOT NULL DEFAULT '',
   requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
