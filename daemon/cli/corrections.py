@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daemon.config.settings import Config
     from daemon.domain import Correction
 
-State = Literal["pending", "used", "quarantined"]
+State = Literal["pending", "claimed", "used", "quarantined"]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only rows in this state.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead.")]
 _COLOURS = {"pending": "yellow", "claimed": "cyan", "used": "green", "quarantined": "red"}

@@ -12,7 +12,7 @@ from daemon.domain import Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.admin import Admin
 from daemon.learning.conductor import Conductor
-from daemon.learning.planner import Planner
+from daemon.learning.planner import Planner, base_problem
 from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
 from daemon.service.reconciler import Reconciler
@@ -120,6 +120,13 @@ class Daemon:
         if self._conduct_task and self.conducting and self.conducting.id == run_id:
             self._conduct_task.cancel()
 
+    def look_at_bases(self) -> None:
+        """Say at once what will keep traits from being trained, before corrections wait for it in silence."""
+        config = self.config()
+        for persona in [*config.personas] or [""]:
+            if problem := base_problem(persona or "NAME", config.persona(persona).base_model):
+                _log.warning("base.missing", persona=persona or None, reason=problem)
+
     def reload(self) -> None:
         """SIGHUP, or the file was saved."""
         self.notifier.reloading()
@@ -128,6 +135,7 @@ class Daemon:
             self.schedule.reconfigure(self.config())
             self.reconciler.reconfigure()
             self.wakes.planner.set()
+            self.look_at_bases()
         self.notifier.ready()
 
 

@@ -58,6 +58,7 @@ async def serve(config: Config) -> None:
         with handled(_handlers(daemon)):
             daemon.notifier.ready()
             _log.info("daemon.ready", store=str(config.store.path), pid=os.getpid())
+            daemon.look_at_bases()
             try:
                 await _until_stopped(daemon)
             except ExceptionGroup as failure:

@@ -137,9 +137,10 @@ class Corrections:
     async def find(
         self, persona: str | None = None, trait: str | None = None, state: str | None = None, limit: int = 1000
     ) -> list[Correction]:
-        """Rows, the latest first; `state` is pending, used or quarantined."""
+        """Rows, the latest first; `state` is pending, claimed, used or quarantined."""
         states: dict[str, ColumnElement[bool]] = {
             "pending": pending(),
+            "claimed": and_(_OPEN, _CLAIMED),
             "used": _learnt(),
             "quarantined": _ASIDE,
         }

@@ -41,9 +41,12 @@ def load_base(reference: str) -> Base:
 
 
 def locate_base(reference: str) -> Path:
-    """The folder of a base model; a model id of the hub is downloaded first when it is not cached."""
+    """The folder of a base model; a model id of the hub is downloaded first when it is not cached; raises OSError."""
     if Path(reference).is_dir():
         return Path(reference).resolve()
+    if Path(reference).is_absolute():
+        # The hub's client would complain of the form of a name that was never meant as one.
+        raise FileNotFoundError(f"there is no folder {reference}")
     return Path(snapshot_download(reference, allow_patterns=_FILES))
 
 
