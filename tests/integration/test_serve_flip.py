@@ -2,20 +2,19 @@
 
 import asyncio
 import itertools
+import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog.testing
-import watchfiles
 
 from daemon.genome import genome_file
 from daemon.genome.directories import Published
-from daemon.serve import follower
 from tests.integration.serve_support import ASKED, House, Running, house_at, reference, serving, until
 
 CHAT = "/v1/chat/completions"
@@ -266,23 +265,22 @@ async def test_a_directory_that_goes_between_two_looks_does_not_end_the_server(
 ) -> None:
     one, two = house.publish(1), house.publish(2)
     house.revise(1, rust=one)
-    genomes, away = house.root / "genomes", house.root / "away"
+    lost: list[Path] = []
+    genomes, real = house.root / "genomes", Path.stat
 
-    begun = asyncio.Event()
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if path == genomes and not lost:
+            lost.append(path)
+            raise FileNotFoundError(path)
+        return real(path, **options)
 
-    async def awatch(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
-        monkeypatch.undo()
-        await begun.wait()
-        genomes.rename(away)
-        async for changes in watchfiles.awatch(*arguments, **options):
-            yield changes
-
-    monkeypatch.setattr(follower, "awatch", awatch)
     async with serving(house.settings()) as server:
-        begun.set()
-        await asyncio.sleep(0.3)
+        # It is there when it is looked for, and gone when it is looked at.
+        monkeypatch.setattr(Path, "is_dir", lambda path: os.path.isdir(path))  # noqa: PTH112
+        monkeypatch.setattr(Path, "stat", stat)
+        await until(lambda: asyncio.sleep(0, bool(lost)))
+        await asyncio.sleep(0.1)
         assert await server.says("ada:rust") == reference(house, one, ASKED, 12)
-        away.rename(genomes)
         house.revise(2, rust=two)
         await server.served(2)
 
