@@ -5,7 +5,7 @@ from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Config
-from daemon.domain import Backlog, Genome, RuntimeState, Tally, TraitKey
+from daemon.domain import Backlog, Genome, RuntimeState, Tally
 from daemon.learning.planner import Planner
 from daemon.store.store import Store
 
@@ -111,10 +111,3 @@ def _runtimes(config: Config, states: list[RuntimeState], revisions: Mapping[str
 
 def _behind(state: RuntimeState, revisions: Mapping[str, int]) -> bool:
     return state.state == "converged" and state.observed != revisions.get(state.persona, state.observed)
-
-
-def one_line(traits: list[Document], run: TraitKey | None) -> str:
-    """The state of the service in a few words, as systemd shows it."""
-    pending = sum(trait["pending"] for trait in traits)
-    waiting = f"{pending} corrections pending in {sum(trait['pending'] > 0 for trait in traits)} traits"
-    return f"training {run}; {waiting}" if run else waiting

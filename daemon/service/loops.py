@@ -92,9 +92,10 @@ def _say_what_came(made: Plan, known: dict[TraitKey, int]) -> dict[TraitKey, int
 
 
 def _tell_status(daemon: Daemon, made: Plan) -> None:
+    """What waits, as `systemctl status` shows it; a run that is under way tells of itself."""
     if daemon.conducting is None:
-        traits = [{"pending": judgement.backlog.pending} for judgement in made.judgements]
-        daemon.notifier.status(status.one_line(traits, None))
+        waiting = [judgement.backlog.pending for judgement in made.judgements if judgement.backlog.pending]
+        daemon.notifier.status(f"{sum(waiting)} corrections pending in {len(waiting)} traits")
 
 
 async def conduct(daemon: Daemon) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from daemon.store.store import Store, open_store
 from tests.integration.store_support import (
     ADA,
     NOW,
-    a_store,
     evaluating,
     everything,
     execute,
@@ -27,17 +26,6 @@ from tests.integration.store_support import (
 )
 
 BOB = TraitKey("bob", "rust")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "persona.db"
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[Store]:
-    async with a_store(path) as opened:
-        yield opened
 
 
 async def test_a_run_claims_everything_pending_of_its_trait_and_nothing_else(store: Store, path: Path) -> None:

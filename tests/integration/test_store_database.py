@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,17 +14,6 @@ from daemon.domain import RuntimeState
 from daemon.store import database
 from daemon.store.store import Store, open_store
 from tests.integration.store_support import ADA, NOW, a_store, everything, execute, write
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "persona.db"
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[Store]:
-    async with a_store(path) as opened:
-        yield opened
 
 
 async def record(store: Store, runtime: str) -> None:

@@ -1,6 +1,5 @@
 """Promotion is one transaction: all of it happens, or nothing at all."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from daemon.store.store import Store
 from tests.integration.store_support import (
     ADA,
     NOW,
-    a_store,
     evaluating,
     everything,
     execute,
@@ -36,17 +34,6 @@ STATEMENTS = [
     "INSERT ON genome_events",
 ]
 FIRST = ["INSERT ON genomes", "INSERT ON genome_traits"]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "persona.db"
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[Store]:
-    async with a_store(path) as opened:
-        yield opened
 
 
 async def test_invariant_2_exactly_the_claimed_rows_become_used(store: Store, path: Path) -> None:

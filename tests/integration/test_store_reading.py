@@ -1,6 +1,5 @@
 """What the store reads back: backlogs at the cost of what is pending, times in any form, text that is no text."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,13 @@ from sqlalchemy import event
 from daemon.domain import TraitKey
 from daemon.learning.dataset import defect
 from daemon.store.store import Store
-from tests.integration.store_support import ADA, NOW, a_store, evaluating, execute, planned, promoted, where, write
+from tests.integration.store_support import ADA, NOW, evaluating, execute, planned, promoted, where, write
 
 COOKING = TraitKey("ada", "cooking")
 INSERT = (
     "INSERT INTO training_corrections (id, persona_id, trait_type, original_context, original_response,"
     " expected_response) VALUES ({}, 'ada', 'rust', {}, 'o', 'e')"
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "persona.db"
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[Store]:
-    async with a_store(path) as opened:
-        yield opened
 
 
 async def test_what_is_pending_costs_what_is_pending(store: Store, path: Path) -> None:
