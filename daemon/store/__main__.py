@@ -16,4 +16,6 @@ async def _migrate(path: Path) -> None:
 try:
     asyncio.run(_migrate(Path(sys.argv[1])))
 except StoreError as error:
-    sys.exit(str(error))
+    # Whoever started us says it: standard error is for what nobody foresaw.
+    print(error)
+    sys.exit(error.exit_code)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import and_, case, exists, func, not_, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
@@ -46,6 +47,11 @@ def _learnt() -> ColumnElement[bool]:
     return and_(_USED, not_(_ASIDE))
 
 
+def _these(ids: Sequence[str]) -> Any:
+    # However many they are: SQLite counts the variables of a statement.
+    return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
+
+
 def of(key: TraitKey) -> ColumnElement[bool]:
     """The condition of a row of one trait."""
     return and_(C.c.persona_id == key.persona, C.c.trait_type == key.trait)
@@ -55,14 +61,22 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.sum(case((condition, 1), else_=0))
 
 
-async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) -> None:
-    """Set rows aside, each with its reason, inside somebody's transaction."""
+async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) -> list[str]:
+    """Set rows aside, each with its reason, inside somebody's transaction; which were not set aside before."""
+    done = []
     for correction_id, reason in reasons.items():
-        await connection.execute(
-            update(C)
-            .where(C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None))
-            .values(quarantined_reason=reason)
-        )
+        these = (C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None))
+        if (await connection.execute(update(C).where(*these).values(quarantined_reason=reason))).rowcount:
+            done.append(correction_id)
+    return done
+
+
+async def release(connection: AsyncConnection, ids: Sequence[str], because: str = "") -> list[str]:
+    """Take rows out of quarantine, those whose reason begins so, inside somebody's transaction; which were in it."""
+    aside = and_(C.c.id.in_(_these(ids)), C.c.quarantined_reason.startswith(because, autoescape=True))
+    found = list((await connection.execute(select(C.c.id).where(aside))).scalars())
+    await connection.execute(update(C).where(aside).values(quarantined_reason=None))
+    return found
 
 
 class Corrections:
@@ -200,6 +214,12 @@ class Corrections:
         async with self._database.read() as connection:
             return [dict(row) for row in (await connection.execute(statement)).mappings()]
 
+    async def by_ids(self, ids: Sequence[str]) -> dict[str, dict[str, object]]:
+        """Rows with every column as it is stored, by id; those that there are."""
+        statement = select(C).where(C.c.id.in_(_these(ids)))
+        async with self._database.read() as connection:
+            return {row["id"]: dict(row) for row in (await connection.execute(statement)).mappings()}
+
     async def quarantine(self, reasons: Mapping[str, str]) -> None:
         """Set rows aside, each with its reason."""
         async with self._database.write() as connection:
@@ -208,10 +228,7 @@ class Corrections:
     async def release(self, ids: Sequence[str]) -> int:
         """Take rows out of quarantine; how many were in it."""
         async with self._database.write() as connection:
-            # However many they are: SQLite counts the variables of a statement.
-            these = select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
-            done = await connection.execute(update(C).where(C.c.id.in_(these), _ASIDE).values(quarantined_reason=None))
-        return done.rowcount
+            return len(await release(connection, ids))
 
     async def _corrections(self, statement: object) -> list[Correction]:
         async with self._database.read() as connection:

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import Genome, GenomeEvent, Layer, Run, RunState, TraitKey
 from daemon.errors import GenomeMoved, RequestRefused
-from daemon.store import lineage, rows
-from daemon.store.corrections import quarantine
+from daemon.store import lineage, rows, targets
 from daemon.store.database import Database
 from daemon.store.runs import move, use
 from daemon.store.tables import (
@@ -45,6 +44,14 @@ class RolledBack:
     quarantined: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a pin did: the revision that it led to, and the rows that it released, which a rollback had set aside."""
+
+    revision: int
+    released: list[str]
+
+
 class Genomes:
     """Which layer every trait of every persona speaks with, and how that came about."""
 
@@ -64,7 +71,7 @@ class Genomes:
 
     async def layers(self, key: TraitKey) -> list[Layer]:
         """Every layer a trait ever had, the newest first."""
-        statement = select(L).where(_of(key)).order_by(L.c.version.desc())
+        statement = select(L).where(targets.of_trait(key)).order_by(L.c.version.desc())
         async with self._database.read() as connection:
             return [rows.layer(row) for row in (await connection.execute(statement)).all()]
 
@@ -100,8 +107,9 @@ class Genomes:
             await move(connection, run, RunState.PROMOTING, RunState.PROMOTED, reason=reason, finished_at=rows.iso(now))
             genome = await lineage.genome(connection, run.key.persona)
             incumbent = genome.layer(run.key.trait)
-            if genome.revision != run.compared or _pinned(genome, run.key):
-                raise GenomeMoved(f"The genome of {run.key.persona} moved from revision {run.compared} meanwhile.")
+            _require_unmoved(genome, run.compared)
+            if _pinned(genome, run.key):
+                raise GenomeMoved(f"{run.key} was pinned meanwhile; it is not trained until it is unpinned.")
             layer = await _insert_layer(connection, layer, incumbent, now)
             if incumbent:
                 await _set_state(connection, [incumbent], "retired")
@@ -117,51 +125,52 @@ class Genomes:
             values = {"evidence": rows.dump(evidence), "reason": reason, "finished_at": rows.iso(now)}
             await move(connection, run, RunState.EVALUATING, RunState.SATISFIED, **values)
             genome = await lineage.genome(connection, run.key.persona)
-            if genome.revision != run.compared:
-                raise GenomeMoved(f"The genome of {run.key.persona} moved from revision {run.compared} meanwhile.")
+            _require_unmoved(genome, run.compared)
             return await use(connection, run)
 
     async def rollback(self, key: TraitKey, to: int | None, actor: str, now: float) -> RolledBack:
         """Speak with an earlier version again (0: the base; None: the one before); raises RequestRefused."""
         async with self._database.write() as connection:
             genome = await lineage.genome(connection, key.persona)
-            chain = await lineage.lineage(connection, genome.layer(key.trait))
+            await targets.require_known(connection, genome, key)
             if _pinned(genome, key):
                 raise RequestRefused(f"{key} is pinned; unpin it first: persona genome unpin {key.persona} {key.trait}")
-            undone, target = _cut(key, chain, to)
+            chain = await lineage.lineage(connection, genome.layer(key.trait))
+            undone, target = targets.cut(key, chain, await targets.versions_of(connection, key), to)
             await _set_state(connection, undone, "rolled-back")
             if target:
                 await _set_state(connection, [target], "active")
             await _express(connection, key, target)
-            aside: dict[str, str] = {}
-            for layer in undone:
-                learnt = [*await lineage.learnt_by(connection, layer), *await lineage.satisfied_by(connection, layer)]
-                aside = dict.fromkeys(learnt, f"rolled back with v{layer.version}") | aside
-            await quarantine(connection, aside)
+            aside = await lineage.set_aside(connection, undone)
             versions = ", ".join(f"v{layer.version}" for layer in undone)
             event = _event(key, "rolled-back", target, actor, f"undid {versions}", now)
             revision = await _advance(connection, genome, event)
-        return RolledBack(undone, target, revision, list(aside))
+        return RolledBack(undone, target, revision, aside)
 
-    async def pin(self, key: TraitKey, version: int, actor: str, now: float) -> int:
-        """Speak with one version, and train no other, until unpinned; the new revision; raises RequestRefused."""
+    async def pin(self, key: TraitKey, version: int, actor: str, now: float) -> Pinned:
+        """Speak with one version, and train no other, until unpinned; raises RequestRefused."""
         async with self._database.write() as connection:
             genome = await lineage.genome(connection, key.persona)
-            statement = select(L).where(_of(key), L.c.version == version)
-            row = (await connection.execute(statement)).first()
-            if row is None:
-                raise RequestRefused(f"{key} has no version {version}; see: persona genome show {key.persona}")
-            layer, current = rows.layer(row), genome.layer(key.trait)
-            if current and current.id != layer.id:
-                await _set_state(connection, [current], "retired")
+            await targets.require_known(connection, genome, key)
+            layer, current = await targets.version_of(connection, key, version), genome.layer(key.trait)
+            if _pinned(genome, key) and current and current.id == layer.id:
+                return Pinned(genome.revision, [])
+            # What it was promoted over is part of it: of a lineage that speaks, nothing stays undone.
+            chain = await lineage.lineage(connection, layer)
+            silent = [current] if current else []
+            await _set_state(connection, [*silent, *(one for one in chain if one.state == "rolled-back")], "retired")
             await _set_state(connection, [layer], "active")
             await _express(connection, key, layer, pinned=True)
-            return await _advance(connection, genome, _event(key, "pinned", layer, actor, "", now))
+            released = await lineage.take_back(connection, chain)
+            reason = f"took back {len(released)} corrections that were rolled back" if released else ""
+            revision = await _advance(connection, genome, _event(key, "pinned", layer, actor, reason, now))
+        return Pinned(revision, released)
 
     async def unpin(self, key: TraitKey, actor: str, now: float) -> int:
         """Let a trait be trained again; it goes on with the version it was pinned to; raises RequestRefused."""
         async with self._database.write() as connection:
             genome = await lineage.genome(connection, key.persona)
+            await targets.require_known(connection, genome, key)
             if not _pinned(genome, key):
                 raise RequestRefused(f"{key} is not pinned.")
             layer = genome.layer(key.trait)
@@ -169,28 +178,17 @@ class Genomes:
             return await _advance(connection, genome, _event(key, "unpinned", layer, actor, "", now))
 
 
-def _of(key: TraitKey) -> Any:
-    return and_(L.c.persona_id == key.persona, L.c.trait_type == key.trait)
-
-
 def _pinned(genome: Genome, key: TraitKey) -> bool:
     expression = genome.traits.get(key.trait)
     return expression is not None and expression.pinned
 
 
-def _cut(key: TraitKey, chain: Sequence[Layer], to: int | None) -> tuple[list[Layer], Layer | None]:
-    """Split a lineage, the newest first, into what a rollback undoes and what speaks then."""
-    if not chain:
-        raise RequestRefused(f"{key} speaks with the base model; there is nothing to roll back.")
-    if to is None:
-        return [chain[0]], chain[1] if len(chain) > 1 else None
-    if to == 0:
-        return list(chain), None
-    for index, layer in enumerate(chain):
-        if layer.version == to and index > 0:
-            return list(chain[:index]), layer
-    earlier = ", ".join(str(layer.version) for layer in chain[1:]) or "none"
-    raise RequestRefused(f"{key} cannot roll back to version {to}: it comes from {earlier}, or 0 for the base model.")
+def _require_unmoved(genome: Genome, compared: int | None) -> None:
+    if genome.revision != compared:
+        raise GenomeMoved(
+            f"The genome of {genome.persona} moved from revision {compared}, which the candidate was compared with,"
+            f" to {genome.revision}; it is compared again."
+        )
 
 
 def _event(key: TraitKey, kind: str, layer: Layer | None, actor: str, reason: str, now: float) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""What a genome is made of and where its layers come from, read inside somebody's transaction."""
+"""What a genome is made of, where its layers come from, and what goes with them, inside somebody's transaction."""
+
+from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import Expression, Genome, Layer, RunState
 from daemon.store import rows
+from daemon.store.corrections import quarantine, release
 from daemon.store.tables import (
     GenomeEventRow,
     GenomeLayer,
@@ -18,6 +21,9 @@ from daemon.store.tables import (
 
 G, T, L, E = table(GenomeRow), table(GenomeTrait), table(GenomeLayer), table(GenomeEventRow)
 C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
+
+_UNDONE = "rolled back with v"
+"""How the reason begins for which a rollback quarantines rows."""
 
 
 async def genome(connection: AsyncConnection, persona: str) -> Genome:
@@ -56,17 +62,43 @@ async def learnt_by(connection: AsyncConnection, layer: Layer) -> list[str]:
 
 
 async def satisfied_by(connection: AsyncConnection, layer: Layer) -> list[str]:
-    """What was recorded as answered already since a layer was promoted: nothing answers it once that is undone."""
-    promoted = select(E.c.revision).where(E.c.layer_id == layer.id, E.c.kind == "promoted").scalar_subquery()
+    """What was recorded as answered already while a layer spoke: nothing answers it once that is undone."""
+    key = layer.key
+    # Each event of a trait names what speaks from its revision on.
+    spoke = (
+        select(E.c.layer_id)
+        .where(E.c.persona_id == key.persona, E.c.trait_type == key.trait, E.c.revision <= R.c.compared_revision)
+        .order_by(E.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
     statement = (
         select(RC.c.correction_id)
         .join(R, R.c.id == RC.c.run_id)
         .where(
-            R.c.persona_id == layer.key.persona,
-            R.c.trait_type == layer.key.trait,
+            R.c.persona_id == key.persona,
+            R.c.trait_type == key.trait,
             R.c.state == RunState.SATISFIED,
-            R.c.compared_revision >= promoted,
+            spoke == layer.id,
             RC.c.outcome == "used",
         )
     )
     return list((await connection.execute(statement)).scalars())
+
+
+async def answered_by(connection: AsyncConnection, layer: Layer) -> list[str]:
+    """What goes with a layer when it is undone, and comes back with it."""
+    return [*await learnt_by(connection, layer), *await satisfied_by(connection, layer)]
+
+
+async def set_aside(connection: AsyncConnection, undone: Sequence[Layer]) -> list[str]:
+    """Quarantine what layers answered that are undone now; the ids."""
+    reasons: dict[str, str] = {}
+    for layer in undone:
+        reasons |= dict.fromkeys(await answered_by(connection, layer), f"{_UNDONE}{layer.version}")
+    return await quarantine(connection, reasons)
+
+
+async def take_back(connection: AsyncConnection, layers: Sequence[Layer]) -> list[str]:
+    """Release what was set aside because these layers were undone, and nothing else; the ids."""
+    return await release(connection, [row for layer in layers for row in await answered_by(connection, layer)], _UNDONE)

@@ -35,13 +35,19 @@ class StoreLock:
         self.update(note)
 
     def _open(self) -> int:
+        directory = self._path.parent
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The store's directory {directory} cannot be made ({error.strerror}); make it, or set store.url."
+            ) from error
+        try:
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         except OSError as error:
             raise StoreError(
-                f"The store's directory {self._path.parent} cannot be used: {error.strerror};"
-                " make it, see to who owns it, or set store.url."
+                f"The store's lock {self._path} cannot be opened ({error.strerror});"
+                " see to who owns it and its directory, or set store.url."
             ) from error
 
     def update(self, note: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def run(row: Any) -> Run:
         id=row.id,
         key=TraitKey(row.persona_id, row.trait_type),
         state=RunState(row.state),
-        trigger=row.planned_because,
+        planned_because=row.planned_because,
         version=row.version,
         attempt=row.attempt,
         fence=row.fence,

@@ -27,7 +27,7 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def plan(self, key: TraitKey, trigger: str, settings_hash: str, now: float) -> Run | None:
+    async def plan(self, key: TraitKey, planned_because: str, settings_hash: str, now: float) -> Run | None:
         """Claim everything that a trait has pending for a new run; None when nothing waits, or a run lives."""
         async with self._database.write() as connection:
             statement = select(R.c.id).where(_of(key), R.c.state.in_(LIVE_STATES))
@@ -49,7 +49,7 @@ class Runs:
                     trait_type=key.trait,
                     state=RunState.PLANNED,
                     created_at=rows.iso(now),
-                    planned_because=trigger,
+                    planned_because=planned_because,
                     version=version,
                     settings_hash=settings_hash,
                 )
@@ -93,7 +93,7 @@ class Runs:
             await move(connection, run, RunState.EVALUATING, RunState.PROMOTING, **values)
             return await _get(connection, run.id)
 
-    async def compare_again(self, run: Run, compared: int) -> Run:
+    async def rebase(self, run: Run, compared: int) -> Run:
         """The genome moved, though not this trait: what the gate saw still stands at the revision `compared`."""
         async with self._database.write() as connection:
             await move(connection, run, RunState.PROMOTING, RunState.PROMOTING, compared_revision=compared)
@@ -145,6 +145,12 @@ class Runs:
             )
             return await _get(connection, run.id)
 
+    async def hurry(self, run: Run) -> None:
+        """Let a planned run wait no longer for its next attempt."""
+        async with self._database.write() as connection:
+            waiting = and_(R.c.id == run.id, R.c.state == RunState.PLANNED, R.c.fence == run.fence)
+            await connection.execute(update(R).where(waiting).values(not_before=None))
+
     async def fail(self, run: Run, reason: str, now: float) -> list[str]:
         """No attempt worked: the run ends, and its corrections are set aside with the reason; their ids."""
         async with self._database.write() as connection:
@@ -178,8 +184,8 @@ class Runs:
     async def get(self, run_id: str) -> Run | None:
         """One run, by its id or the unambiguous beginning of it."""
         statement = select(R).where(R.c.id.startswith(run_id, autoescape=True)).limit(2)
-        found = await self._runs(statement)
-        return found[0] if len(found) == 1 else None
+        found = await self._runs(statement.order_by(R.c.id != run_id))
+        return found[0] if len(found) == 1 or (found and found[0].id == run_id) else None
 
     async def _runs(self, statement: Any) -> list[Run]:
         async with self._database.read() as connection:
@@ -192,7 +198,10 @@ async def move(connection: AsyncConnection, run: Run, source: RunState, target: 
         update(R).where(R.c.id == run.id, R.c.state == source, R.c.fence == run.fence).values(state=target, **values)
     )
     if moved.rowcount != 1:
-        raise ClaimLost(f"Run {run.id} is no longer {source} under fence {run.fence}; another holder moved it on.")
+        raise ClaimLost(
+            f"Run {run.id} is no longer {source} under fence {run.fence}: it was cancelled, or somebody else"
+            f" moved it on; see: persona runs show {run.id[:8]}"
+        )
 
 
 async def use(connection: AsyncConnection, run: Run) -> int:
@@ -206,8 +215,10 @@ async def use(connection: AsyncConnection, run: Run) -> int:
         .where(C.c.is_used_in_training == 0)
         .values(is_used_in_training=1)
     )
-    if not ids or marked.rowcount != len(ids):
-        raise ClaimLost(f"Run {run.id} holds {len(ids)} corrections, of which {marked.rowcount} were unused.")
+    if not ids:
+        raise ClaimLost(f"Run {run.id} holds no corrections any more; there is nothing that it could have learnt.")
+    if marked.rowcount != len(ids):
+        raise ClaimLost(f"Run {run.id} holds {len(ids)} corrections, but only {marked.rowcount} of them are unused.")
     return len(ids)
 
 

@@ -13,7 +13,7 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def migrate(connection: Connection) -> None:
-    """Bring a store to this program's version, in one transaction; raises StoreNewer when it is beyond it."""
+    """Bring a store to this program's version, in somebody's transaction; raises StoreNewer when it is beyond it."""
     if _version(connection) == newest():
         return
     _refuse_newer(connection)
@@ -25,13 +25,12 @@ def migrate(connection: Connection) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    connection.commit()
 
 
-def is_current(path: Path) -> bool:
-    """Whether the store at a path is there and of this program's version; what is wrong otherwise shows on opening."""
+def is_current(path: Path, patience: float) -> bool:
+    """Whether a store is there and of this program's version; what is wrong otherwise shows on opening."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", patience, uri=True)) as connection:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error:
         return False
@@ -43,7 +42,8 @@ def require_current(connection: Connection) -> None:
     _refuse_newer(connection)
     if _version(connection) != newest():
         raise StoreError(
-            "The store is older than this program; start the daemon, or run `persona init`, to migrate it."
+            f"The store {_place(connection)} is older than this program;"
+            " start the daemon, or run `persona init`, to migrate it."
         )
 
 
@@ -51,18 +51,21 @@ def _refuse_newer(connection: Connection) -> None:
     version = _version(connection)
     if version is not None and version not in _versions():
         raise StoreNewer(
-            f"The store is of version {version}, newer than this program, which knows up to {newest()};"
-            " upgrade persona-daemon, or restore the store's older backup."
+            f"The store {_place(connection)} is of version {version}, newer than this program, which knows up to"
+            f" {newest()}; upgrade persona-daemon, or restore an older backup of the store."
         )
 
 
 def _version(connection: Connection) -> str | None:
     tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
-    version: str | None = None
-    if tables.first():
-        version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    connection.rollback()
+    if tables.first() is None:
+        return None
+    version: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     return version
+
+
+def _place(connection: Connection) -> str:
+    return str(connection.engine.url.database)
 
 
 def _versions() -> list[str]:

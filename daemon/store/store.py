@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.store.corrections import Corrections
-from daemon.store.database import Database
+from daemon.store.database import Database, OnBusy
 from daemon.store.genomes import Genomes
 from daemon.store.requests import Requests
 from daemon.store.runs import Runs
@@ -30,9 +30,9 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(path: Path, *, create: bool = False) -> AsyncIterator[Store]:
+async def open_store(path: Path, *, create: bool = False, on_busy: OnBusy | None = None) -> AsyncIterator[Store]:
     """Open the store at `path`, made and migrated when `create` says so; raises StoreError."""
-    database = await Database.open(path, create=create)
+    database = await Database.open(path, create=create, on_busy=on_busy)
     try:
         yield Store(
             database,

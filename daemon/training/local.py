@@ -4,17 +4,15 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import structlog
 
-import daemon as package
+from daemon import children
 from daemon.errors import TrainerFailed
 from daemon.training.engine.job import Event, Failed, Finished, Job, parse_event
 
@@ -98,16 +96,16 @@ class _Child:
     @staticmethod
     async def start(limits: ChildLimits) -> "_Child":
         arguments = ["--idle-timeout", limits.idle_timeout, "--nice", limits.nice, "--parent", os.getpid()]
-        root = str(Path(package.__file__).parents[1])
+        command, environment = children.module("daemon.training.engine", *arguments)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "daemon.training.engine", *map(str, arguments),
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
-        )  # fmt: skip
+            env=environment,
+        )
         return _Child(process)
 
     @property

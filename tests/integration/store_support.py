@@ -125,3 +125,13 @@ async def speaks(store: Store, key: TraitKey = ADA) -> int:
     """The version that a trait speaks with; 0 is the base model."""
     layer = (await store.genomes.get(key.persona)).layer(key.trait)
     return layer.version if layer else 0
+
+
+async def learnt(store: Store, key: TraitKey = ADA) -> list[str]:
+    """What a trait learnt and may rehearse."""
+    return [correction.id for correction in await store.corrections.learnt(key)]
+
+
+async def states(store: Store, key: TraitKey = ADA) -> dict[int, str]:
+    """The state of every version of a trait."""
+    return {layer.version: layer.state for layer in await store.genomes.layers(key)}

@@ -41,7 +41,7 @@ async def test_a_run_claims_everything_pending_of_its_trait_and_nothing_else(sto
     assert [row.id for row in await store.corrections.claimed_by(run.id)] == ["one", "two", "kept"]
     roles = dict(execute(path, "SELECT correction_id, role FROM run_corrections"))
     assert roles == {"one": "train", "two": "train", "kept": "affirm"}
-    assert (run.state, run.version, run.attempt, run.trigger) == (RunState.PLANNED, 1, 1, "a test asked")
+    assert (run.state, run.version, run.attempt, run.planned_because) == (RunState.PLANNED, 1, 1, "a test asked")
     assert await store.runs.live() == [run]
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import RuntimeState
 from daemon.store import database
+from daemon.store.database import bring_up_to_date
+from daemon.store.schema import is_current
 from daemon.store.store import Store, open_store
 from tests.integration.store_support import ADA, NOW, a_store, everything, execute, write
 
@@ -137,36 +139,6 @@ async def test_invariant_12_who_handles_a_cancellation_can_write_at_once(
             execute(path, "DELETE FROM runtime_states")
 
 
-async def test_a_write_waits_for_a_foreign_writer_beyond_the_busy_timeout(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 20)
-    async with a_store(path) as store:
-        with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
-            foreign.execute("BEGIN IMMEDIATE")
-            task = asyncio.create_task(record(store, "main"))
-            await asyncio.sleep(0.3)
-            assert not task.done(), "fifteen times the busy timeout"
-            assert await store.corrections.backlog() == [], "readers wait for nobody"
-            foreign.execute("COMMIT")
-        await asyncio.wait_for(task, 10)
-    assert len(execute(path, "SELECT 1 FROM runtime_states")) == 2
-
-
-async def test_a_write_gives_up_on_a_foreign_writer_that_never_ends(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 10)
-    monkeypatch.setattr(database, "PATIENCE_S", 0.2)
-    async with a_store(path) as store:
-        with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
-            foreign.execute("BEGIN IMMEDIATE")
-            with pytest.raises(OperationalError, match="locked"):
-                await record(store, "main")
-            foreign.execute("COMMIT")
-        await record(store, "main")
-
-
 async def test_the_file_is_opened_as_the_design_says(store: Store) -> None:
     for connect in (store.database.read, store.database.write):
         async with connect() as connection:
@@ -186,3 +158,14 @@ async def test_a_reader_sees_one_moment(store: Store, path: Path) -> None:
         assert (await connection.execute(count)).scalar() == 0
     async with open_store(path) as other:
         assert [backlog.pending for backlog in await other.corrections.backlog()] == [1]
+
+
+async def test_a_folder_of_our_name_where_the_daemon_starts_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "daemon"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('another daemon')")
+    monkeypatch.chdir(tmp_path)
+    await bring_up_to_date(tmp_path / "persona.db")
+    assert is_current(tmp_path / "persona.db", 1.0)

@@ -138,5 +138,8 @@ def test_looking_at_the_lock_does_not_keep_a_daemon_from_it(store: Path) -> None
 
 def test_a_place_without_room_for_a_lock_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"The store's directory .*file cannot be used: .*make it"):
+    with pytest.raises(StoreError, match=r"The store's directory .*file cannot be made \(File exists\); make it"):
         StoreLock(tmp_path / "file" / "persona.db").acquire({})
+    (tmp_path / "persona.db.lock").mkdir()
+    with pytest.raises(StoreError, match=r"The store's lock .*\.lock cannot be opened \(Is a directory\); see to who"):
+        StoreLock(tmp_path / "persona.db").acquire({})

@@ -121,7 +121,7 @@ async def test_a_genome_that_moved_is_gated_again(store: Store, path: Path) -> N
     run = await promoting(store)
     await promoted(store, path, "cooking", key=TraitKey("ada", "cooking"))
     await refused(store, path, run, GenomeMoved)
-    run = await store.runs.compare_again(run, 1)
+    run = await store.runs.rebase(run, 1)
     made = await store.genomes.promote(run, layer_of(run), "", NOW)
     assert made.revision == 2
     assert set((await store.genomes.get("ada")).traits) == {"rust", "cooking"}
@@ -138,7 +138,7 @@ async def test_a_pinned_trait_is_not_promoted_over(store: Store, path: Path) -> 
     await promoted(store, path, "one")
     write(path, "two")
     run = await promoting(store)
-    revision = await store.genomes.pin(ADA, 1, "me", NOW)
+    revision = (await store.genomes.pin(ADA, 1, "me", NOW)).revision
     await refused(store, path, run, GenomeMoved)
     await refused(store, path, replace(run, compared=revision), GenomeMoved)
 

@@ -16,8 +16,10 @@ from tests.integration.store_support import (
     evaluating,
     everything,
     execute,
+    learnt,
     promoted,
     speaks,
+    states,
     where,
     write,
 )
@@ -35,14 +37,6 @@ async def store(path: Path) -> AsyncIterator[Store]:
         for name in ("one", "two", "three"):
             await promoted(opened, path, name)
         yield opened
-
-
-async def learnt(store: Store) -> list[str]:
-    return [correction.id for correction in await store.corrections.learnt(ADA)]
-
-
-async def states(store: Store) -> dict[int, str]:
-    return {layer.version: layer.state for layer in await store.genomes.layers(ADA)}
 
 
 async def test_invariant_6_one_command_leads_one_version_back(store: Store, path: Path) -> None:
@@ -79,7 +73,8 @@ async def test_invariant_6_a_layer_after_a_rollback_comes_from_what_spoke_then(s
     fourth = (await promoted(store, path, "four")).layer
     assert fourth.version == 4
     for version in (3, 2):
-        with pytest.raises(RequestRefused, match=rf"cannot roll back to version {version}: it comes from 1, or 0"):
+        way = rf"cannot roll back to version {version}: it comes from 1, 0 .*: persona genome pin ada rust {version}$"
+        with pytest.raises(RequestRefused, match=way):
             await store.genomes.rollback(ADA, version, "me", NOW)
     done = await store.genomes.rollback(ADA, None, "me", NOW)
     assert await speaks(store) == 1 and done.quarantined == ["four"]
@@ -89,18 +84,38 @@ async def test_invariant_6_a_layer_after_a_rollback_comes_from_what_spoke_then(s
 @pytest.mark.parametrize(
     ("key", "to", "sentence"),
     [
-        (ADA, 3, r"ada:rust cannot roll back to version 3: it comes from 2, 1, or 0 for the base model\."),
-        (ADA, 9, r"cannot roll back to version 9"),
-        (TraitKey("ada", "cooking"), None, r"ada:cooking speaks with the base model"),
-        (TraitKey("nobody", "rust"), 1, r"nobody:rust speaks with the base model"),
+        (ADA, 3, r"ada:rust speaks with version 3 already\."),
+        (ADA, 9, r"ada:rust has no version 9; see: persona genome show ada"),
+        (TraitKey("ada", "baking"), None, r"ada:baking speaks with the base model; there is nothing to roll back\.$"),
+        (TraitKey("ada", "baking"), 1, r"ada:baking has no version 1; see: persona genome show ada"),
+        (TraitKey("ada", "cooking"), None, r"ada has no trait 'cooking'; see: persona genome show ada"),
+        (TraitKey("bob", "rust"), None, r"bob has no trait 'rust'; see: persona genome show bob"),
+        (TraitKey("nobody", "rust"), 1, r"There is no persona 'nobody' in the store; see: persona status"),
     ],
 )
 async def test_a_rollback_that_leads_nowhere_is_refused_with_a_sentence(
     store: Store, path: Path, key: TraitKey, to: int | None, sentence: str
 ) -> None:
+    write(path, "flour", key=TraitKey("ada", "baking"))
+    write(path, "theirs", key=TraitKey("bob", "baking"))
     before = everything(path)
     with pytest.raises(RequestRefused, match=sentence):
         await store.genomes.rollback(key, to, "me", NOW)
+    assert everything(path) == before
+
+
+async def test_from_the_base_model_no_rollback_leads_on_but_a_pin(store: Store, path: Path) -> None:
+    await store.genomes.rollback(ADA, 0, "me", NOW)
+    before = everything(path)
+    pin = "persona genome pin ada rust"
+    for to, sentence in {
+        2: rf"ada:rust speaks with the base model; to speak with version 2 again: {pin} 2$",
+        9: r"ada:rust has no version 9; see: persona genome show ada$",
+        0: rf"ada:rust speaks with the base model; there is nothing to roll back\. .*: {pin} VERSION$",
+        None: rf"ada:rust speaks with the base model; there is nothing to roll back\. .*: {pin} VERSION$",
+    }.items():
+        with pytest.raises(RequestRefused, match=sentence):
+            await store.genomes.rollback(ADA, to, "me", NOW)
     assert everything(path) == before
 
 
@@ -117,26 +132,6 @@ async def test_invariant_6_a_rollback_killed_at_any_statement_never_happened(
     with pytest.raises(IntegrityError, match="struck"):
         await store.genomes.rollback(ADA, 1, "me", NOW)
     assert everything(path) == before
-
-
-async def test_a_pin_holds_one_version_until_it_is_unpinned(store: Store, path: Path) -> None:
-    assert await store.genomes.pin(ADA, 1, "me", NOW) == 4
-    assert await speaks(store) == 1 and (await store.genomes.get("ada")).traits["rust"].pinned
-    assert await states(store) == {1: "active", 2: "retired", 3: "retired"}
-    with pytest.raises(RequestRefused, match=r"ada:rust is pinned; unpin it first: persona genome unpin ada rust"):
-        await store.genomes.rollback(ADA, None, "me", NOW)
-    assert await store.genomes.unpin(ADA, "me", NOW) == 5
-    assert await speaks(store) == 1 and not (await store.genomes.get("ada")).traits["rust"].pinned
-    fourth = (await promoted(store, path, "four")).layer
-    assert fourth.parent_id == next(one.id for one in await store.genomes.layers(ADA) if one.version == 1)
-    assert [event.kind for event in await store.genomes.history("ada", 3)] == ["promoted", "unpinned", "pinned"]
-
-
-async def test_pins_that_cannot_be_are_refused(store: Store, path: Path) -> None:
-    with pytest.raises(RequestRefused, match=r"has no version 7; see: persona genome show ada"):
-        await store.genomes.pin(ADA, 7, "me", NOW)
-    with pytest.raises(RequestRefused, match="is not pinned"):
-        await store.genomes.unpin(ADA, "me", NOW)
 
 
 async def test_invariant_1_every_row_is_somewhere_for_ever(store: Store, path: Path) -> None:
