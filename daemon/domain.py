@@ -106,7 +106,7 @@ class Run:
     id: str
     key: TraitKey
     state: RunState
-    trigger: str
+    planned_because: str
     """Why it was planned, in words."""
     version: int
     """The layer version reserved for it."""

@@ -11,6 +11,8 @@ from daemon.domain import Run, RunState
 from daemon.store.lock import StoreLock
 from daemon.store.store import Store
 
+STOPPED: Final = "Stopped; what was under way is put back, and goes on with `persona daemon` or `persona train`."
+"""What Ctrl-C means to a command that trains by itself."""
 _POLL_S: Final = 0.2
 _GOOD: Final = frozenset({RunState.PROMOTED, RunState.SATISFIED})
 

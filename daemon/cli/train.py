@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from daemon.cli.options import ConfigOption, JsonOption, PersonaOption, TraitOption, load_config
-from daemon.cli.showing import print_json, run_document, say, short
-from daemon.errors import DaemonSilent, NothingToDo, StoreHeld
+from daemon.cli.showing import hint, print_json, run_document, say, short
+from daemon.errors import DaemonSilent, NothingToDo, PersonaError, StoreHeld
 
 if TYPE_CHECKING:
     from daemon.config.settings import Config
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from daemon.service.daemon import Daemon
     from daemon.store.store import Store
 
-_OTHERS_S = 0.5
-"""How often others' requests are looked for while we hold the daemon's lock."""
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """The runs that train what was asked for, why other traits wait, and whether the runs were waited for."""
+    """The runs that train what was asked for, and what others wait for."""
 
     runs: "list[Run]"
     waits: Mapping[str, str]
+    hindered: Sequence[str]
+    """Those of the waiting that cannot be trained at all as things are."""
     followed: bool
+    """Whether the runs were waited for."""
 
 
 def train(
@@ -41,13 +41,18 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train what is pending now: thresholds are ignored, the gate is not."""
-    outcome = asyncio.run(_train(load_config(config), {"persona": persona, "trait": trait}, wait))
+    loaded = load_config(config)
+    try:
+        outcome = asyncio.run(_train(loaded, {"persona": persona, "trait": trait}, wait))
+    except KeyboardInterrupt:
+        _tell_what_goes_on(loaded)
+        raise
     if json:
         print_json({"runs": [run_document(run) for run in outcome.runs], "waits": dict(outcome.waits)})
     elif outcome.runs:
         _tell(outcome)
     else:
-        raise NothingToDo(_nothing(outcome.waits, persona, trait))
+        _refuse(outcome, persona, trait)
     raise typer.Exit(_exit_code(outcome))
 
 
@@ -74,15 +79,15 @@ async def _by_the_daemon(config: "Config", wish: dict[str, str | None], wait: bo
         ids = await _concerned(store, result["runs"], wish)
         if not wait:
             planned = [run for run in [await store.runs.get(run_id) for run_id in result["runs"]] if run]
-            return Outcome(planned, result["waits"], followed=False)
+            return Outcome(planned, result["waits"], result["hindered"], followed=False)
         runs = await follow(store, ids, lock, lock.held)
     if any(run.state.live for run in runs):
         raise DaemonSilent("The daemon stopped meanwhile; the runs go on when it is started again.")
-    return Outcome(runs, result["waits"], followed=True)
+    return Outcome(runs, result["waits"], result["hindered"], followed=True)
 
 
 async def _by_ourselves(daemon: "Daemon", wish: dict[str, str | None]) -> Outcome:
-    """Plan and conduct, as the daemon would, answering what others ask meanwhile."""
+    """Plan and conduct, as the daemon would."""
     from daemon.cli.asking import carried_out
     from daemon.cli.following import follow
     from daemon.service import lifecycle
@@ -91,32 +96,24 @@ async def _by_ourselves(daemon: "Daemon", wish: dict[str, str | None]) -> Outcom
     result = await carried_out(daemon, "train", wish)
     ids = await _concerned(daemon.store, result["runs"], wish)
     if not ids:
-        return Outcome([], result["waits"], followed=True)
+        return Outcome([], result["waits"], result["hindered"], followed=True)
     work = asyncio.create_task(lifecycle.carry_out(daemon), name="work")
-    others = asyncio.create_task(_answer_others(daemon), name="others")
     try:
         lock = StoreLock(daemon.config().store.path)
         runs = await follow(daemon.store, ids, lock, lambda: not work.done())
         await work
     finally:
-        for task in (work, others):
-            task.cancel()
-        await asyncio.wait([work, others])
-    return Outcome(runs, result["waits"], followed=True)
-
-
-async def _answer_others(daemon: "Daemon") -> None:
-    while True:
-        await asyncio.sleep(_OTHERS_S)
-        await daemon.admin.serve()
+        work.cancel()
+        await asyncio.wait([work])
+    return Outcome(runs, result["waits"], result["hindered"], followed=True)
 
 
 async def _concerned(store: "Store", planned: Sequence[str], wish: dict[str, str | None]) -> list[str]:
     """The runs just planned, and those of the same traits that are under way already."""
-    from daemon.learning.planner import Wishes
+    from daemon.learning.planner import Ask
 
-    asked = Wishes(requests=((wish["persona"], wish["trait"]),))
-    under_way = [run.id for run in await store.runs.live() if asked.asks_for(run.key)]
+    asked = Ask("", wish["persona"], wish["trait"])
+    under_way = [run.id for run in await store.runs.live() if asked.covers(run.key)]
     return list(dict.fromkeys([*planned, *under_way]))
 
 
@@ -133,16 +130,31 @@ def _tell(outcome: Outcome) -> None:
         say(f"{name}  not planned: {why}")
 
 
-def _nothing(waits: Mapping[str, str], persona: str | None, trait: str | None) -> str:
+def _tell_what_goes_on(config: "Config") -> None:
+    """After Ctrl-C: what becomes of the runs that are no longer watched."""
+    from daemon.cli.following import STOPPED
+    from daemon.store.lock import StoreLock
+
+    if StoreLock(config.store.path).held():
+        hint("No longer watched; the daemon goes on with it: persona status")
+    else:
+        hint(STOPPED)
+
+
+def _refuse(outcome: Outcome, persona: str | None, trait: str | None) -> NoReturn:
+    """Say why there is no run; raises PersonaError where somebody must act, else NothingToDo."""
+    waits = "; ".join(f"{name}: {why}" for name, why in outcome.waits.items())
+    if outcome.hindered:
+        raise PersonaError(f"Nothing can be trained. {waits}.")
     if waits:
-        return "Nothing was planned. " + "; ".join(f"{name}: {why}" for name, why in waits.items()) + "."
-    asked = f" for {persona or 'any persona'}:{trait or 'any trait'}" if persona or trait else ""
-    return f"Nothing is pending{asked}."
+        raise NothingToDo(f"Nothing was planned. {waits}.")
+    asked = [f"persona {persona}"] * bool(persona) + [f"trait {trait}"] * bool(trait)
+    raise NothingToDo(f"Nothing is pending{' of ' if asked else ''}{' and '.join(asked)}.")
 
 
 def _exit_code(outcome: Outcome) -> int:
     from daemon.cli.following import exit_code
 
     if not outcome.runs:
-        return NothingToDo.exit_code
+        return PersonaError.exit_code if outcome.hindered else NothingToDo.exit_code
     return exit_code(outcome.runs) if outcome.followed else 0

@@ -11,7 +11,7 @@ import structlog
 from daemon.domain import AdminRequest, TraitKey
 from daemon.errors import LayerError, PersonaError, RequestRefused
 from daemon.genome.directories import LayerDirectories
-from daemon.learning.planner import Planner, Wishes
+from daemon.learning.planner import Ask, Planner, Wishes
 from daemon.store.rows import is_unicode
 from daemon.store.store import Store
 
@@ -68,20 +68,21 @@ class Admin:
         return await handler(request)
 
     async def _train(self, request: AdminRequest) -> Result:
-        wish = (_text(request.args, "persona", optional=True), _text(request.args, "trait", optional=True))
-        wishes = Wishes(requests=(wish,))
-        plan = await self.planner.plan(wishes)
-        waits = {
-            str(judgement.backlog.key): judgement.due.why
-            for judgement in plan.judgements
-            if not judgement.due.due and wishes.asks_for(judgement.backlog.key)
+        persona = _text(request.args, "persona", optional=True)
+        trait = _text(request.args, "trait", optional=True)
+        ask = Ask(request.requested_by or "an admin", persona, trait)
+        plan = await self.planner.plan(Wishes(asks=(ask,)))
+        waiting = [j for j in plan.judgements if not j.due.due and ask.covers(j.backlog.key)]
+        return {
+            "runs": [run.id for run in plan.runs if ask.covers(run.key)],
+            "waits": {str(judgement.backlog.key): judgement.due.why for judgement in waiting},
+            "hindered": [str(judgement.backlog.key) for judgement in waiting if judgement.due.hindered],
         }
-        return {"runs": [run.id for run in plan.runs if wishes.asks_for(run.key)], "waits": waits}
 
     async def _cancel(self, request: AdminRequest) -> Result:
         run = await self.store.runs.get(_text(request.args, "run"))
         if run is None:
-            raise RequestRefused(f"There is no run {request.args['run']!r}; see: persona runs list")
+            raise RequestRefused(f"No single run begins with {request.args['run']!r}; see: persona runs list")
         if not run.state.live:
             raise RequestRefused(f"Run {run.id} is {run.state} already.")
         await self.store.runs.cancel(run, f"cancelled by {request.requested_by or 'an admin'}", self.clock())
@@ -122,16 +123,19 @@ class Admin:
             try:
                 await asyncio.to_thread(self.layers.verify, target.path)
             except LayerError as error:
-                raise RequestRefused(f"{error} Choose another version with --to; 0 is the base model.") from None
+                raise RequestRefused(
+                    f"{error} Choose another version; see: persona genome show {key.persona}"
+                ) from None
 
     async def _pin(self, request: AdminRequest) -> Result:
         key, version = _key(request.args), _version(request.args, "version")
         await self._check_target(key, version)
-        revision = await self.store.genomes.pin(key, version, request.requested_by, self.clock())
-        _log.info(
-            "genome.revised", persona=key.persona, trait=key.trait, revision=revision, version=version, reason="pin"
-        )
-        return {"persona": key.persona, "trait": key.trait, "revision": revision, "version": version}
+        before = await self.store.genomes.get(key.persona)
+        done = await self.store.genomes.pin(key, version, request.requested_by, self.clock())
+        fields: dict[str, Any] = {"persona": key.persona, "trait": key.trait}
+        if done.revision != before.revision:
+            _log.info("genome.revised", **fields, revision=done.revision, version=version, reason="pin")
+        return {**fields, "revision": done.revision, "version": version, "released": len(done.released)}
 
     async def _unpin(self, request: AdminRequest) -> Result:
         key = _key(request.args)

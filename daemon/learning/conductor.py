@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ import structlog
 
 from daemon.config.settings import Config, Resolved
 from daemon.domain import Layer, Run, RunState
-from daemon.errors import BaseModelUnusable, ClaimLost, GenomeMoved, LayerError, TrainerFailed
+from daemon.errors import BaseModelUnusable, ClaimLost, GenomeMoved, LayerError, LayerStale, TrainerFailed
 from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.manifest import Manifest
@@ -26,6 +26,8 @@ from daemon.training.trainer import Trainer
 _FIRST_RETRY_S = 15.0
 _LAST_RETRY_S = 3_600.0
 _LOG_EVERY_S = 5.0
+_PASSED_OVER_S = 900.0
+"""How long runs of the loaded base may go before an older one of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,19 @@ class Conductor:
             if run.state is RunState.PROMOTING:
                 await _to_the_end(self._promote(run, log))
                 return
-            run = await self.store.runs.take(run)
+            taking = asyncio.ensure_future(self.store.runs.take(run))
+            try:
+                run = await asyncio.shield(taking)
+            except asyncio.CancelledError:
+                # A stop waits for the transaction, so that what is put back is what was taken.
+                run = await taking
+                raise
             try:
                 await self._attempt(run, log)
             finally:
                 self.on_step(run, None)
-        except GenomeMoved as moved:
+        except (GenomeMoved, LayerStale) as moved:
+            log.info("run.outdated", reason=str(moved))
             await self._again(run, str(moved))
         except (TrainerFailed, LayerError, BaseModelUnusable, OSError) as failure:
             await self._failed(run, failure, log)
@@ -131,13 +140,14 @@ class Conductor:
 
     async def _train(self, attempt: Attempt, log: structlog.stdlib.BoundLogger) -> tuple[Finished, str]:
         """Run the job to its end; what it found, and the fingerprint of the base it trained on."""
-        last_logged, folder = float("-inf"), Path(attempt.job.base_model)
+        last_logged, fingerprint = float("-inf"), ""
         async with aclosing(self.trainer.train(attempt.job)) as events:
             async for event in events:
                 match event:
                     case Loaded():
-                        folder = Path(event.folder)
                         log.info("run.loaded", parameters=event.parameters, device=event.device, seconds=event.seconds)
+                        # Now, and not at the end: the folder may hold another model by then.
+                        fingerprint = await asyncio.to_thread(base_fingerprint, Path(event.folder))
                     case Step():
                         self.on_step(attempt.run, event)
                         if time.monotonic() - last_logged >= _LOG_EVERY_S:
@@ -145,7 +155,7 @@ class Conductor:
                             numbers = {"step": event.step, "steps": event.steps, "loss": round(event.loss, 4)}
                             log.info("run.training", **numbers, eta_s=round(event.eta_s, 1), learnt=event.learnt)
                     case Finished():
-                        return event, await asyncio.to_thread(base_fingerprint, folder)
+                        return event, fingerprint
                     case _:
                         pass
         raise TrainerFailed("The trainer ended without saying what became of the job.")
@@ -154,6 +164,9 @@ class Conductor:
         """Make the published layer the one that speaks, in one transaction; compare again when the genome moved."""
         assert run.layer_path is not None, "a promoting run has a layer"
         manifest = await asyncio.to_thread(self.layers.verify, run.layer_path)
+        base_model = self.config().persona(*run.key).base_model
+        if not await asyncio.to_thread(_same_base, manifest, base_model):
+            raise LayerStale(f"The base model of {run.key} was changed to {base_model} while its layer was trained.")
         layer = candidate.layer(run, manifest, content_hash_of(manifest.files))
         log.info("layer.published", version=run.version, layer=run.layer_path)
         reason = str(run.evidence.get("reason", ""))
@@ -167,7 +180,7 @@ class Conductor:
                 if (expression and expression.pinned) or (incumbent.id if incumbent else None) != manifest.parent:
                     raise
                 # Another trait of the persona moved on: what the gate saw of this one still stands.
-                run = await self.store.runs.compare_again(run, genome.revision)
+                run = await self.store.runs.rebase(run, genome.revision)
         log.info("corrections.used", corrections=promoted.corrections)
         log.info("genome.revised", revision=promoted.revision, version=run.version, layer=promoted.layer.path)
 
@@ -227,6 +240,19 @@ def _same_base(manifest: Manifest, base_model: str) -> bool:
     return (
         base_fingerprint(folder) == manifest.base_fingerprint if folder.is_dir() else manifest.base_model == base_model
     )
+
+
+def next_run(
+    runs: Sequence[Run], base_of: Callable[[Run], str], loaded: str, now: float
+) -> tuple[Run | None, float | None]:
+    """The run to carry on with, else how long until one may be tried again, in seconds; `loaded` is a base model."""
+    waiting = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
+    ready = [run for run in waiting if not ready_in(run, now)]
+    if not ready:
+        return None, min((ready_in(run, now) for run in waiting), default=None)
+    # Runs that share the loaded base follow each other, but not for ever while one of another base waits.
+    patient = now - min(run.created for run in ready) < _PASSED_OVER_S
+    return min(ready, key=lambda run: (run.state is not RunState.PROMOTING, patient and base_of(run) != loaded)), None
 
 
 def ready_in(run: Run, now: float) -> float:

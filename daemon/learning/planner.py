@@ -34,19 +34,31 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Who wants traits trained now, and which; None is any."""
+
+    by: str
+    persona: str | None = None
+    trait: str | None = None
+
+    def covers(self, key: TraitKey) -> bool:
+        """Whether it means this trait, too."""
+        return self.persona in (None, key.persona) and self.trait in (None, key.trait)
+
+
+@dataclass(frozen=True, slots=True)
 class Wishes:
     """What makes traits due besides their backlog: cron times that came, and what admins asked for."""
 
     cron: frozenset[str] = frozenset()
     """Cron expressions of which a time has come."""
-    requests: tuple[tuple[str | None, str | None], ...] = ()
-    """Persona and trait of each request; None is any."""
+    asks: tuple[Ask, ...] = ()
     hurried: bool = False
     """There will be no later look: no burst is waited for."""
 
-    def asks_for(self, key: TraitKey) -> bool:
-        """Whether an admin asked for this trait."""
-        return any(persona in (None, key.persona) and trait in (None, key.trait) for persona, trait in self.requests)
+    def asked_by(self, key: TraitKey) -> str:
+        """Who asked for this trait; empty when nobody did."""
+        return next((ask.by for ask in self.asks if ask.covers(key)), "")
 
 
 @dataclass(slots=True)
@@ -58,6 +70,8 @@ class _Growth:
     due_since: float | None = None
     cron: bool = False
     """A cron time came while it could not be trained; it is owed."""
+    asked_by: str = ""
+    """Who asked while a run of it was under way; a run of what came later is owed."""
 
 
 @dataclass(slots=True)
@@ -74,8 +88,14 @@ class Planner:
         """Every trait with a backlog, and whether it is due by itself; changes nothing."""
         return await self._judge(await self.store.corrections.backlog(), Wishes())
 
+    @property
+    def owes(self) -> bool:
+        """Whether somebody asked for what could not be planned yet, because a run of it was under way."""
+        return any(growth.asked_by for growth in self._growth.values())
+
     async def plan(self, wishes: Wishes) -> Plan:
         """Claim what is due for new runs."""
+        await self._hurry(wishes)
         backlogs = await self.store.corrections.backlog()
         self._remember(backlogs)
         judgements = await self._judge(backlogs, wishes)
@@ -83,6 +103,7 @@ class Planner:
         for judgement in judgements:
             key, growth = judgement.backlog.key, self._growth[judgement.backlog.key]
             growth.cron = judgement.due.postponed and (growth.cron or self._cron_came(key, wishes))
+            growth.asked_by = (growth.asked_by or wishes.asked_by(key)) if judgement.due.postponed else ""
             if judgement.due.due:
                 runs += await self._claim(key, judgement.due.why)
                 growth.due_since = None
@@ -90,6 +111,12 @@ class Planner:
                 growth.due_since = self.monotonic()
         waits = [judgement.due.again_in for judgement in judgements if judgement.due.again_in is not None]
         return Plan(runs, judgements, min(waits, default=None))
+
+    async def _hurry(self, wishes: Wishes) -> None:
+        """Let no run that is asked for wait until its next attempt is due."""
+        for run in await self.store.runs.live() if wishes.asks else ():
+            if wishes.asked_by(run.key) and run.not_before > self.clock():
+                await self.store.runs.hurry(run)
 
     def _cron_came(self, key: TraitKey, wishes: Wishes) -> bool:
         return self.config().persona(key.persona, key.trait).triggers.cron in wishes.cron
@@ -100,7 +127,7 @@ class Planner:
         if run is None:
             return []
         names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
-        _log.info("run.planned", **names, reason=run.trigger)
+        _log.info("run.planned", **names, reason=run.planned_because)
         return [run]
 
     async def _judge(self, backlogs: Collection[Backlog], wishes: Wishes) -> list[Judgement]:
@@ -112,13 +139,18 @@ class Planner:
             settings = self.config().persona(key.persona, key.trait)
             hindrance = _hindrance(key, settings, genomes.get(key.persona))
             if key in busy:
-                due = Due(False, "a run of it is under way", under_way=True)
+                due = Due(False, self._under_way(key, wishes), under_way=True)
             elif hindrance:
-                due = Due(False, hindrance)
+                due = Due(False, hindrance, hindered=True)
             else:
                 due = decide(backlog, settings.triggers, self.clock(), await self._around(backlog, settings, wishes))
             judgements.append(Judgement(backlog, due))
         return judgements
+
+    def _under_way(self, key: TraitKey, wishes: Wishes) -> str:
+        growth = self._growth.get(key)
+        owed = wishes.asked_by(key) or (growth and growth.asked_by)
+        return "a run of it is under way" + ("; what came later is trained after it" if owed else "")
 
     def _remember(self, backlogs: Collection[Backlog]) -> None:
         """Note which backlogs grew; a trait that has none any more is forgotten."""
@@ -139,7 +171,7 @@ class Planner:
             last=await self.store.runs.last_ended(backlog.key),
             settings_hash=settings.settings_hash,
             cron=settings.triggers.cron in wishes.cron or (growth is not None and growth.cron),
-            requested=wishes.asks_for(backlog.key),
+            asked_by=wishes.asked_by(backlog.key) or (growth.asked_by if growth else ""),
             quiet_for=now - growth.grown_at if growth and not wishes.hurried else float("inf"),
             waited=now - growth.due_since if growth and growth.due_since is not None else 0.0,
         )

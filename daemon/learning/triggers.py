@@ -22,6 +22,8 @@ class Due:
     """It would be due, were it not for a burst that has not ended."""
     under_way: bool = False
     """A run of it is being carried out."""
+    hindered: bool = False
+    """It cannot be trained at all, whatever comes, until somebody does what `why` says."""
 
     @property
     def postponed(self) -> bool:
@@ -39,8 +41,8 @@ class Circumstances:
     """What training it now would be configured to."""
     cron: bool = False
     """A cron time of it has come since it was last trained."""
-    requested: bool = False
-    """An admin asked for it."""
+    asked_by: str = ""
+    """Who asked for it, if anyone did."""
     quiet_for: float = float("inf")
     """Seconds since its backlog last grew."""
     waited: float = 0.0
@@ -51,8 +53,8 @@ def decide(backlog: Backlog, triggers: Triggers, now: float, around: Circumstanc
     """Whether a trait with this backlog is due at `now` (seconds since the epoch)."""
     if backlog.pending == 0:
         return Due(False, "no corrections")
-    if around.requested:
-        return Due(True, "an admin asked")
+    if around.asked_by:
+        return Due(True, f"{around.asked_by} asked")
     if _held_back(backlog, around):
         return _after_rejection(backlog, triggers, around)
     reason = _reason(backlog, triggers, now, around)
@@ -74,7 +76,9 @@ def _held_back(backlog: Backlog, around: Circumstances) -> bool:
 def _after_rejection(backlog: Backlog, triggers: Triggers, around: Circumstances) -> Due:
     state = around.last.state if around.last else RunState.REJECTED
     if backlog.fresh >= triggers.min_corrections:
-        return Due(True, f"{backlog.fresh} new corrections since the last run was {state}")
+        return Due(
+            True, f"{backlog.fresh} of {triggers.min_corrections} new corrections since the last run was {state}"
+        )
     return Due(
         False,
         f"the last run was {state}; {backlog.fresh} of {triggers.min_corrections} new corrections since,"
@@ -116,5 +120,5 @@ def span(seconds: float) -> str:
     """A length of time for people: its largest whole unit."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= (2 * size if unit == "d" else size):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds)} s"

@@ -46,9 +46,8 @@ async def _store(config: Config) -> Finding:
     path = config.store.path
     try:
         with as_sentences(path):
-            # Opening begins a write, so that a store that opens can be written.
-            async with open_store(path):
-                pass
+            async with open_store(path) as store:
+                await store.database.require_writable()
     except PersonaError as error:
         return Finding("store", False, str(error))
     lock = StoreLock(path)

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import structlog
 
 from daemon.config.settings import Config
-from daemon.domain import RunState
+from daemon.domain import Run
 from daemon.errors import NothingToDo
-from daemon.learning.conductor import ready_in
+from daemon.learning.conductor import next_run
 from daemon.learning.planner import Wishes
 from daemon.service import loops
 from daemon.service.daemon import Daemon
@@ -20,15 +20,18 @@ from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
 from daemon.service.signals import handled
 from daemon.service.state import LiveConfig, Note
-from daemon.store.database import bring_up_to_date
+from daemon.store.database import OnBusy, bring_up_to_date
 from daemon.store.lock import StoreLock
 from daemon.store.store import open_store
+
+_ANSWER_EVERY_S = 0.5
+"""How often admins' requests are looked for by who holds the daemon's lock for the length of a command."""
 
 _log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def holding(config: Config) -> AsyncIterator[Daemon]:
+async def holding(config: Config, on_busy: OnBusy | None = None) -> AsyncIterator[Daemon]:
     """A daemon over the store's lock, with what its predecessor left in the middle taken over; raises PersonaError."""
     notifier = Notifier()
     path = config.store.path
@@ -36,7 +39,7 @@ async def holding(config: Config) -> AsyncIterator[Daemon]:
     note.acquire()
     try:
         await bring_up_to_date(path)
-        async with open_store(path) as store:
+        async with open_store(path, on_busy=on_busy) as store:
             daemon = Daemon.build(LiveConfig(config), store, note, notifier)
             try:
                 await daemon.recover()
@@ -54,7 +57,7 @@ async def serve(config: Config) -> None:
     for early in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         # Until there is something to reload or to train; the default is to die of them.
         signal.signal(early, signal.SIG_IGN)
-    async with holding(config) as daemon:
+    async with holding(config, _say_busy) as daemon:
         with handled(_handlers(daemon)):
             daemon.notifier.ready()
             _log.info("daemon.ready", store=str(config.store.path), pid=os.getpid())
@@ -68,8 +71,8 @@ async def serve(config: Config) -> None:
     _log.info("daemon.stopped")
 
 
-async def once(config: Config) -> None:
-    """Do what is due now, then leave; raises NothingToDo."""
+async def once(config: Config) -> list[Run]:
+    """Do what is due now, then leave; the runs there were, as they are now; raises NothingToDo."""
     configure_logs(config.log)
     async with holding(config) as daemon:
         task = asyncio.current_task()
@@ -79,24 +82,48 @@ async def once(config: Config) -> None:
             task.cancel()
 
         with handled({signal.SIGTERM: leave, signal.SIGINT: leave}):
-            await daemon.admin.serve()
+            answered = await daemon.admin.serve()
             await daemon.planner.plan(Wishes(hurried=True))
-            if not await carry_out(daemon):
+            runs = await carry_out(daemon)
+            if not runs and not answered:
                 raise NothingToDo("Nothing is due; see `persona status` for why, or `persona train` to train anyway.")
+            return runs
 
 
-async def carry_out(daemon: Daemon) -> int:
-    """Conduct every run that may be tried now, then publish; how many there were."""
-    count = 0
+async def carry_out(daemon: Daemon) -> list[Run]:
+    """Conduct every run that may be tried now, answering admins meanwhile, then publish; the runs as they are now."""
+    conducted: dict[str, Run] = {}
+    async with _answering(daemon):
+        while run := await _ready(daemon):
+            await daemon.conduct(run)
+            conducted[run.id] = await daemon.store.runs.get(run.id) or run
+    await daemon.reconciler.publish()
+    return list(conducted.values())
+
+
+async def _ready(daemon: Daemon) -> Run | None:
+    """The next run that may be tried now; one that was asked for while its trait was busy is planned by then."""
+    run, _ = next_run(await daemon.store.runs.live(), daemon.base_of, "", daemon.conductor.clock())
+    if run is None and daemon.planner.owes:
+        run = next(iter((await daemon.planner.plan(Wishes(hurried=True))).runs), None)
+    return run
+
+
+@asynccontextmanager
+async def _answering(daemon: Daemon) -> AsyncIterator[None]:
+    """Answer what admins ask for as long as the context lasts, where no planner's loop does."""
+    task = asyncio.create_task(_answer(daemon), name="admins")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _answer(daemon: Daemon) -> None:
     while True:
-        now = daemon.conductor.clock()
-        runs = [run for run in await daemon.store.runs.live() if not ready_in(run, now)]
-        runs = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
-        if not runs:
-            await daemon.reconciler.publish()
-            return count
-        await daemon.conduct(runs[0])
-        count += 1
+        await asyncio.sleep(_ANSWER_EVERY_S)
+        await daemon.admin.serve()
 
 
 async def _until_stopped(daemon: Daemon) -> None:
@@ -121,6 +148,11 @@ async def _until_stopped(daemon: Daemon) -> None:
                 task.cancel()
     finally:
         daemon.schedule.stop()
+
+
+def _say_busy(seconds: float) -> None:
+    reason = "another program holds a transaction on the store; nothing is lost, and all goes on when it ends"
+    _log.warning("store.busy", seconds=round(seconds), reason=reason)
 
 
 def _reasons(failure: ExceptionGroup[Exception]) -> str:

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
 from watchfiles import Change, awatch
 
-from daemon.domain import Run, RunState, TraitKey
+from daemon.domain import TraitKey
 from daemon.learning import status
-from daemon.learning.conductor import ready_in
+from daemon.learning.conductor import next_run
 from daemon.learning.planner import Plan
 from daemon.service.daemon import Daemon
 
@@ -103,7 +103,7 @@ async def conduct(daemon: Daemon) -> None:
     base = ""
     while True:
         daemon.wakes.conductor.clear()
-        run, wait = _next(await daemon.store.runs.live(), base, daemon.base_of)
+        run, wait = next_run(await daemon.store.runs.live(), daemon.base_of, base, time.time())
         if run is None:
             try:
                 async with asyncio.timeout(wait):
@@ -114,16 +114,6 @@ async def conduct(daemon: Daemon) -> None:
         base = daemon.base_of(run)
         await daemon.conduct(run)
         daemon.wakes.planner.set()
-
-
-def _next(runs: list[Run], base: str, base_of: Callable[[Run], str]) -> tuple[Run | None, float | None]:
-    """The run to carry on with, else how long until one may be tried again, in seconds."""
-    waiting = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
-    now = time.time()
-    ready = [run for run in waiting if not ready_in(run, now)]
-    if ready:
-        return min(ready, key=lambda run: (run.state is not RunState.PROMOTING, base_of(run) != base)), None
-    return None, min((ready_in(run, now) for run in waiting), default=None)
 
 
 async def show_status(daemon: Daemon) -> None:

@@ -14,7 +14,7 @@ from daemon import __version__
 from daemon.config.settings import RESTART, Config, restart_needed
 from daemon.domain import Run
 from daemon.errors import ConfigInvalid
-from daemon.learning.planner import Wishes
+from daemon.learning.planner import Ask, Wishes
 from daemon.service.notify import Notifier
 from daemon.store.lock import StoreLock
 from daemon.store.rows import iso
@@ -62,7 +62,11 @@ class LiveConfig:
         kept = {section: getattr(self._config, section) for section in RESTART}
         changed = new != self._config
         self._config = new.model_copy(update=kept)
-        _log.info("config.reloaded", changed=changed, needs_restart=later)
+        if later:
+            reason = f"a restart of the daemon is needed for {', '.join(later)}; until then the old values hold"
+            _log.warning("config.reloaded", changed=changed, needs_restart=later, reason=reason)
+        else:
+            _log.info("config.reloaded", changed=changed, needs_restart=[])
         return changed
 
 
@@ -142,7 +146,7 @@ class Wishlist:
 
     def take(self) -> Wishes:
         """What was wished for since the last call."""
-        wishes = Wishes(frozenset(self._cron), ((None, None),) if self._everything else ())
+        wishes = Wishes(frozenset(self._cron), (Ask("SIGUSR1"),) if self._everything else ())
         self._cron.clear()
         self._everything = False
         return wishes

@@ -4,6 +4,8 @@ import getpass
 import json
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from daemon.cli.asking import ask
 from daemon.config.settings import Config
 from daemon.errors import DaemonSilent
 from daemon.store.store import open_store
-from scripts.processes import Process
+from scripts.processes import PERSONA, Process
 from scripts.world.facts import World
 from tests.integration.cli_support import QUICK, Desk
 
@@ -91,6 +93,46 @@ def test_the_exit_code_of_a_training_says_what_the_gate_said(desk: Desk, world: 
     desk.configure(training__timeout=0.01, training__max_attempts=1)
     done = desk.persona("train", "--json")
     assert (done.code, done.json["runs"][0]["state"]) == (1, "failed")
+
+
+def test_once_does_what_is_due_and_says_what_came_of_it(desk: Desk, world: World) -> None:
+    assert "Nothing is due" in (nothing := desk.persona("daemon", "--once")).err and nothing.code == 3
+    desk.configure(triggers__min_corrections=2, gate__enabled=True, training__learning_rate=1e-9)
+    desk.correct(world, "rust")
+    assert desk.persona("daemon", "--once").code == 4, "the gate rejected"
+    desk.configure(gate__enabled=False)
+    desk.ok("daemon", "--once")
+    assert desk.ok("status", "--json").json["genomes"][0]["traits"] == {"rust": 2}
+
+
+def test_what_hinders_a_training_is_a_failure_and_says_what_to_do(desk: Desk, world: World) -> None:
+    desk.correct(world, "rust")
+    desk.configure(defaults__base_model=str(desk.folder / "nowhere"))
+    done = desk.persona("train")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("Nothing can be trained. ada:rust: no base model at ")
+    assert desk.persona("train", "--json").code == 1
+    assert desk.persona("train", "--trait", "css").code == 3
+
+
+def test_ctrl_c_puts_back_what_a_command_trains_and_says_so(desk: Desk, world: World) -> None:
+    desk.configure(training__epochs=100_000)
+    desk.correct(world, "rust")
+    command = subprocess.Popen([PERSONA, "train"], cwd=desk.folder, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not any(run["step"] for run in desk.ok("status", "--json").json["runs"]):
+        assert command.poll() is None and time.monotonic() < deadline
+    # Others are answered meanwhile, by who holds the daemon's lock.
+    asked = desk.persona("genome", "unpin", "ada", "rust")
+    assert asked.code == 1 and "not pinned" in asked.err
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert said.strip().endswith(
+        "Stopped; what was under way is put back, and goes on with `persona daemon` or `persona train`."
+    )
+    (run,) = desk.ok("status", "--json").json["runs"]
+    assert (run["state"], run["attempt"]) == ("planned", 2)
 
 
 def test_a_daemon_is_asked_and_answers(desk: Desk, daemon: Process, world: World) -> None:

@@ -103,14 +103,17 @@ def test_status_tells_what_the_contract_says_with_the_daemon_down(desk: Desk, ba
     assert "1 of 10 corrections" in desk.ok("status").out
 
 
-def test_a_store_that_cannot_be_used_is_a_sentence(desk: Desk) -> None:
+def test_a_writer_in_the_middle_keeps_nobody_from_reading(desk: Desk) -> None:
     desk.ok("init")
     locker = sqlite3.connect(desk.store, isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
-    done = desk.persona("status")
+    desk.ok("status")
+    desk.ok("corrections", "list")
     locker.close()
-    assert done.code == 75, done
-    assert "busy" in done.err
+
+
+def test_a_store_that_cannot_be_used_is_a_sentence(desk: Desk) -> None:
+    desk.ok("init")
     desk.store.write_bytes(b"no database at all" * 100)
     done = desk.persona("status")
     assert done.code == 1
@@ -135,7 +138,9 @@ def test_a_loop_that_dies_ends_the_daemon_with_one_event(desk: Desk) -> None:
     with desk.daemon() as daemon:
         second = desk.persona("daemon")
         assert second.code == 75
-        assert "held by another daemon" in second.err
+        refused = json.loads(second.err)
+        assert (refused["event"], refused["level"]) == ("daemon.failed", "critical")
+        assert "held by another daemon" in refused["reason"]
         with sqlite3.connect(desk.store) as store:
             store.execute("DROP TABLE admin_requests")
         store.close()

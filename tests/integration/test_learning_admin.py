@@ -29,15 +29,19 @@ async def school(tmp_path: Path) -> AsyncIterator[School]:
 
 
 async def test_train_plans_what_it_names_and_says_what_waits(school: School) -> None:
-    assert await school.ask("train") == ("done", {"runs": [], "waits": {}})
+    assert await school.ask("train") == ("done", {"runs": [], "waits": {}, "hindered": []})
     write(school.path, "five")
     state, result = await school.ask("train", persona="ada", trait="rust")
     (run,) = await school.store.runs.live()
-    assert (state, result) == ("done", {"runs": [run.id], "waits": {}})
+    assert (state, result) == ("done", {"runs": [run.id], "waits": {}, "hindered": []})
     write(school.path, "six")
     assert await school.ask("train", persona="ada") == (
         "done",
-        {"runs": [], "waits": {"ada:rust": "a run of it is under way"}},
+        {
+            "runs": [],
+            "waits": {"ada:rust": "a run of it is under way; what came later is trained after it"},
+            "hindered": [],
+        },
     )
 
 
@@ -51,7 +55,7 @@ async def test_train_tells_of_no_runs_but_its_own(school: School) -> None:
 
 
 async def test_rollback_pin_unpin_and_release(school: School) -> None:
-    assert await school.ask("pin", **RUST, version=1) == ("done", {**RUST, "revision": 3, "version": 1})
+    assert await school.ask("pin", **RUST, version=1) == ("done", {**RUST, "revision": 3, "version": 1, "released": 0})
     state, result = await school.ask("rollback", **RUST)
     assert state == "refused" and "ada:rust is pinned" in result["error"]
     assert await school.ask("unpin", **RUST) == ("done", {**RUST, "revision": 4})
@@ -223,7 +227,7 @@ async def test_one_pass_over_everything_conducts_and_publishes(school: School) -
     school.configure(f'[store]\nurl = "sqlite:///{school.path}"\n[layers]\ndirectory = "{school.layers.root}"')
     async with holding(school.config) as daemon:
         daemon.conductor.trainer = school.trainer
-        assert await carry_out(daemon) == 1
+        assert [run.state for run in await carry_out(daemon)] == [RunState.PROMOTED]
     assert await speaks(school.store) == 3
     genome = json.loads((school.layers.root / "genomes" / "ada.json").read_text())
     assert (genome["revision"], genome["traits"]["rust"]["version"]) == (3, 3)

@@ -1,14 +1,15 @@
 """A run from its claim to its end: promoted, satisfied, rejected, failed, set aside."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from daemon.domain import RunState
+from daemon.domain import Run, RunState, TraitKey
 from daemon.errors import TrainerFailed
-from daemon.learning.conductor import backoff, ready_in
+from daemon.learning.conductor import backoff, next_run, ready_in
 from daemon.training.engine.job import Group
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, execute, planned, speaks, where, write
@@ -78,7 +79,7 @@ async def test_invariant_5_a_rejected_batch_leaves_everything_and_does_not_come_
     assert made.judgements[0].due.why.startswith("the last run was rejected; 1 of 2 new corrections since")
     write(school.path, "four")
     (again,) = (await school.plan()).runs
-    assert again.trigger == "2 new corrections since the last run was rejected" and again.version == 2
+    assert again.planned_because == "2 of 2 new corrections since the last run was rejected" and again.version == 2
 
 
 async def test_a_rejected_batch_comes_back_when_its_settings_change(school: School) -> None:
@@ -164,6 +165,20 @@ def test_the_wait_between_attempts_doubles_is_bounded_and_jitters() -> None:
         assert all(ceiling / 2 <= wait <= ceiling for wait in waits) and len(waits) > 40
 
 
+async def test_runs_of_the_loaded_base_follow_each_other_but_not_for_ever(school: School) -> None:
+    write(school.path, "one", "two")
+    write(school.path, "three", "four", key=TraitKey("bob", "rust"))
+    first, second = (await school.plan()).runs
+    bases = {first.id: "small", second.id: "large"}
+
+    def chosen(loaded: str, after: float) -> Run | None:
+        return next_run([first, second], lambda run: bases[run.id], loaded, school.now + after)[0]
+
+    assert chosen("", 0) == first and chosen("large", 0) == second
+    assert chosen("large", 899) == second and chosen("large", 901) == first
+    assert next_run([replace(first, not_before=school.now + 9)], lambda _: "", "", school.now) == (None, 9)
+
+
 async def test_a_wait_that_a_clock_made_endless_is_over(school: School) -> None:
     write(school.path, "one", "two")
     school.trainer.failures = [TrainerFailed("once")]
@@ -192,7 +207,7 @@ async def test_a_batch_of_broken_rows_ends_the_run_and_holds_nothing_back(school
     assert set(where(school.path).values()) == {"quarantined"} and not school.trainer.jobs
     write(school.path, "good", received_at="2020-01-01")
     (again,) = (await school.plan()).runs
-    assert again.trigger == "the oldest waited 24 h"
+    assert again.planned_because == "the oldest waited 24 h"
 
 
 async def test_a_broken_incumbent_is_not_compared_with(school: School) -> None:

@@ -9,6 +9,7 @@ import pytest
 from daemon.domain import Run, RunState, TraitKey
 from daemon.genome.directories import content_hash_of
 from daemon.learning import candidate
+from daemon.learning.planner import Ask
 from daemon.training.engine.job import Job
 from tests.integration.learning_support import School, a_school, cancelled
 from tests.integration.store_support import ADA, promoted, speaks, where, write
@@ -58,7 +59,7 @@ async def test_a_trait_that_is_pinned_meanwhile_is_not_promoted_over_and_not_tri
     run = await school.conduct()
     assert (run.state, run.reason) == (RunState.CANCELLED, "the trait was pinned")
     assert len(school.trainer.jobs) == 1 and batch(school) == {"pending"}
-    made = await school.plan(requests=((None, None),))
+    made = await school.plan(asks=(Ask("me"),))
     assert made.runs == [] and made.judgements[0].due.why == "pinned to version 1; persona genome unpin ada rust"
     assert await speaks(school.store) == 1 and not school.staged()
     # Nobody judged the batch: once unpinned, it is due like any other.
@@ -92,6 +93,23 @@ async def test_a_trait_that_is_rolled_back_meanwhile_is_trained_again_from_what_
     third = (await school.store.genomes.layers(ADA))[0]
     first = (await school.store.genomes.layers(ADA))[2]
     assert (third.version, third.parent_id, first.version) == (3, first.id, 1)
+
+
+async def test_invariant_10_a_base_that_changes_meanwhile_gets_a_layer_of_its_own(school: School) -> None:
+    base = school.config.defaults.base_model
+
+    async def changes(_job: Job) -> None:
+        (Path(base) / "model.safetensors").write_bytes(b"other weights")
+
+    (run,) = (await school.plan()).runs
+    school.trainer.meanwhile = changes
+    published = len(school.published())
+    run = await school.conduct()
+    assert (run.state, run.attempt, run.failures) == (RunState.PLANNED, 2, 0)
+    assert run.reason and run.reason.startswith("The base model of ada:rust was changed")
+    assert await speaks(school.store) == 2
+    assert (await school.conduct()).state is RunState.PROMOTED
+    assert await speaks(school.store) == 3 and len(school.published()) == published + 1
 
 
 async def test_a_satisfied_batch_is_asked_again_when_the_answering_layer_is_rolled_back(school: School) -> None:
@@ -151,7 +169,7 @@ async def test_a_run_that_an_admin_cancels_in_the_middle_gives_its_rows_back(sch
     assert (ended.state, ended.reason) == (RunState.CANCELLED, "cancelled by me")
     assert batch(school) == {"pending"} and not school.staged() and await speaks(school.store) == 2
     assert (await school.plan()).runs == [], "what an admin stopped does not begin again by itself"
-    assert len((await school.plan(requests=(("ada", None),))).runs) == 1
+    assert len((await school.plan(asks=(Ask("me", "ada"),))).runs) == 1
 
 
 async def test_a_run_that_was_cancelled_behind_its_back_ends_when_it_notices(school: School) -> None:

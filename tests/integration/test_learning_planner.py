@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import RunState, TraitKey
-from daemon.learning.planner import Wishes, base_problem
+from daemon.learning.planner import Ask, Wishes, base_problem
 from daemon.store.rows import iso
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, write
@@ -23,7 +23,7 @@ async def school(tmp_path: Path) -> AsyncIterator[School]:
 
 
 async def test_nothing_pending_plans_nothing(school: School) -> None:
-    made = await school.plan(requests=((None, None),))
+    made = await school.plan(asks=(Ask("me"),))
     assert (made.runs, made.judgements, made.again_in) == ([], [], None)
 
 
@@ -68,7 +68,7 @@ async def test_it_says_when_the_oldest_will_have_waited_long_enough(school: Scho
     assert made.runs == [] and made.again_in == pytest.approx(23 * 3_600, abs=0.01)
     school.now += 23 * 3_600 + 1
     (run,) = (await school.plan()).runs
-    assert run.trigger == "the oldest waited 24 h"
+    assert run.planned_because == "the oldest waited 24 h"
 
 
 async def test_each_due_trait_gets_a_run_of_its_own(school: School) -> None:
@@ -80,17 +80,18 @@ async def test_each_due_trait_gets_a_run_of_its_own(school: School) -> None:
     assert [(run.key, run.version) for run in made.runs] == [(ADA, 1), (BOB, 1)]
     assert [log["persona"] for log in logs if log["event"] == "run.planned"] == ["ada", "bob"]
     write(school.path, "six", "seven")
-    again = await school.plan(requests=(("ada", "rust"),))
-    assert again.runs == [] and again.judgements[0].due.why == "a run of it is under way"
+    again = await school.plan(asks=(Ask("me", "ada", "rust"),))
+    assert again.runs == []
+    assert again.judgements[0].due.why == "a run of it is under way; what came later is trained after it"
 
 
 async def test_wishes_reach_whom_they_name(school: School) -> None:
     write(school.path, "one")
     write(school.path, "two", key=BOB)
-    assert (await school.plan(requests=(("carol", None), (None, "cooking")))).runs == []
-    (run,) = (await school.plan(requests=(("bob", None),))).runs
-    assert (run.key, run.trigger) == (BOB, "an admin asked")
-    (run,) = (await school.plan(requests=((None, "rust"),))).runs
+    assert (await school.plan(asks=(Ask("me", "carol"), Ask("me", trait="cooking")))).runs == []
+    (run,) = (await school.plan(asks=(Ask("me", "bob"),))).runs
+    assert (run.key, run.planned_because) == (BOB, "me asked")
+    (run,) = (await school.plan(asks=(Ask("me", trait="rust"),))).runs
     assert run.key == ADA
 
 
@@ -99,7 +100,7 @@ async def test_a_cron_time_trains_what_names_it(school: School) -> None:
     write(school.path, "one")
     write(school.path, "two", key=BOB)
     (run,) = (await school.plan(cron=frozenset({NIGHTLY}))).runs
-    assert (run.key, run.trigger) == (ADA, f"cron {NIGHTLY}")
+    assert (run.key, run.planned_because) == (ADA, f"cron {NIGHTLY}")
 
 
 async def test_a_cron_time_in_a_burst_is_not_lost(school: School) -> None:
@@ -108,7 +109,7 @@ async def test_a_cron_time_in_a_burst_is_not_lost(school: School) -> None:
     assert (await school.planner.plan(Wishes(cron=frozenset({NIGHTLY})))).runs == []
     school.moment += 2
     (run,) = (await school.planner.plan(Wishes())).runs
-    assert run.trigger == f"cron {NIGHTLY}"
+    assert run.planned_because == f"cron {NIGHTLY}"
     await school.conduct()
     write(school.path, "two")
     assert (await school.plan()).runs == [], "one time trains once"
@@ -122,7 +123,33 @@ async def test_a_cron_time_while_a_run_is_under_way_is_not_lost(school: School) 
     assert (await school.plan(cron=frozenset({NIGHTLY}))).runs == []
     assert (await school.conduct()).state is RunState.PROMOTED
     (run,) = (await school.plan()).runs
-    assert run.trigger == f"cron {NIGHTLY}"
+    assert run.planned_because == f"cron {NIGHTLY}"
+
+
+async def test_what_is_asked_for_while_a_run_is_under_way_is_trained_after_it(school: School) -> None:
+    write(school.path, "one", "two")
+    await school.plan()
+    write(school.path, "three")
+    assert (await school.plan(asks=(Ask("me"),))).runs == []
+    assert school.planner.owes
+    await school.conduct()
+    write(school.path, "four", key=BOB)
+    (run,) = (await school.plan()).runs
+    assert (run.key, run.planned_because) == (ADA, "me asked"), "what came later, of that trait, and once"
+    await school.conduct()
+    write(school.path, "five")
+    assert (await school.plan()).runs == [] and not school.planner.owes
+
+
+async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_who_asks_for_it(school: School) -> None:
+    write(school.path, "one", "two")
+    (run,) = (await school.plan()).runs
+    run = await school.store.runs.take(run)
+    await school.store.runs.retry(run, "out of memory", school.now + 600, failed=True)
+    await school.plan(asks=(Ask("me", "bob"),))
+    assert (await school.run(run.id)).not_before > school.now
+    await school.plan(asks=(Ask("me", "ada"),))
+    assert (await school.run(run.id)).not_before == 0
 
 
 async def test_looking_changes_nothing(school: School) -> None:
@@ -141,7 +168,7 @@ async def test_without_a_base_model_nothing_is_trained_and_the_sentence_says_wha
         str(tmp_path / "nowhere"): f"no base model at {tmp_path}/nowhere; put one there, or correct base_model",
     }.items():
         school.configure(f"[personas.bob]\nbase_model = '{base}'", PERSONA_DEFAULTS__BASE_MODEL=folder)
-        made = await school.plan(requests=((None, None),))
+        made = await school.plan(asks=(Ask("me"),))
         assert made.runs == [] and made.judgements[0].due.why == sentence
     write(school.path, "three", "four", key=BOB)
     assert [run.key for run in (await school.plan()).runs] == [BOB]

@@ -33,7 +33,7 @@ def judged(waiting: Backlog, around: Circumstances | None = None, **triggers: An
 @pytest.mark.parametrize(
     ("waiting", "triggers", "around", "due", "why"),
     [
-        (backlog(0), {}, Circumstances(requested=True), False, "no corrections"),
+        (backlog(0), {}, Circumstances(asked_by="jens"), False, "no corrections"),
         (backlog(0, affirmations=50), {}, Circumstances(cron=True), False, "no corrections"),
         (backlog(10), {}, Circumstances(), True, "10 of 10 corrections"),
         (backlog(9), {}, Circumstances(), False, "9 of 10 corrections; oldest 1 h of 24 h"),
@@ -43,15 +43,15 @@ def judged(waiting: Backlog, around: Circumstances | None = None, **triggers: An
         (backlog(3, severity=99.0), {"min_severity": 0}, Circumstances(), False,
          "3 of 10 corrections; oldest 1 h of 24 h"),
         (backlog(1, DAY), {}, Circumstances(), True, "the oldest waited 24 h"),
-        (backlog(1, DAY - 1), {}, Circumstances(), False, "1 of 10 corrections; oldest 24 h of 24 h"),
+        (backlog(1, DAY - 1), {}, Circumstances(), False, "1 of 10 corrections; oldest 23 h of 24 h"),
         (backlog(1, 9 * DAY), {"min_for_timer": 2}, Circumstances(), False,
          "1 of 10 corrections; oldest 9 d of 24 h, which starts at 2"),
         (backlog(2, 9 * DAY), {"min_for_timer": 2}, Circumstances(), True, "the oldest waited 24 h"),
         (backlog(1), {"cron": "0 3 * * *"}, Circumstances(cron=True), True, "cron 0 3 * * *"),
         (backlog(1), {"min_for_timer": 2}, Circumstances(cron=True), False,
          "1 of 10 corrections; oldest 1 h of 24 h, which starts at 2"),
-        (backlog(1), {}, Circumstances(requested=True), True, "an admin asked"),
-        (backlog(1), {"min_for_timer": 9}, Circumstances(requested=True, quiet_for=0), True, "an admin asked"),
+        (backlog(1), {}, Circumstances(asked_by="jens"), True, "jens asked"),
+        (backlog(1), {"min_for_timer": 9}, Circumstances(asked_by="jens", quiet_for=0), True, "jens asked"),
         (backlog(10), {}, Circumstances(quiet_for=0.5), False, "10 of 10 corrections; waiting for the burst to end"),
         (backlog(10), {}, Circumstances(quiet_for=2), True, "10 of 10 corrections"),
         (backlog(10), {}, Circumstances(quiet_for=0.5, waited=20), True, "10 of 10 corrections"),
@@ -59,9 +59,9 @@ def judged(waiting: Backlog, around: Circumstances | None = None, **triggers: An
         (backlog(99, 9 * DAY, fresh=9), {}, ended(RunState.REJECTED), False,
          "the last run was rejected; 9 of 10 new corrections since, or `persona train`"),
         (backlog(99, 9 * DAY, fresh=10), {}, ended(RunState.REJECTED), True,
-         "10 new corrections since the last run was rejected"),
+         "10 of 10 new corrections since the last run was rejected"),
         (backlog(12, fresh=2), {}, ended(RunState.REJECTED, "other"), True, "12 of 10 corrections"),
-        (backlog(12, fresh=2), {}, replace(ended(RunState.REJECTED), requested=True), True, "an admin asked"),
+        (backlog(12, fresh=2), {}, replace(ended(RunState.REJECTED), asked_by="jens"), True, "jens asked"),
         (backlog(12, fresh=2), {}, replace(ended(RunState.REJECTED), cron=True), False,
          "the last run was rejected; 2 of 10 new corrections since, or `persona train`"),
         (backlog(12, fresh=2), {}, ended(RunState.CANCELLED), False,
@@ -89,7 +89,7 @@ def test_when_to_look_again() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3_599, "60 min"), (HOUR, "1 h"), (DAY, "24 h"), (47 * HOUR, "47 h"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3_599, "59 min"), (HOUR, "1 h"), (DAY, "24 h"), (47 * HOUR, "47 h"),
      (2 * DAY, "2 d"), (30 * DAY, "30 d")],
 )  # fmt: skip
 def test_a_length_of_time_for_people(seconds: float, words: str) -> None:
@@ -120,7 +120,7 @@ runs = st.builds(
     id=st.just("r"),
     key=st.just(KEY),
     state=st.sampled_from([state for state in RunState if not state.live]),
-    trigger=st.just(""),
+    planned_because=st.just(""),
     version=st.just(1),
     attempt=st.just(1),
     fence=st.just(1),
@@ -133,7 +133,7 @@ circumstances = st.builds(
     last=st.none() | runs,
     settings_hash=st.just("same"),
     cron=st.booleans(),
-    requested=st.booleans(),
+    asked_by=st.sampled_from(["", "jens"]),
     quiet_for=st.floats(0, 100),
     waited=st.floats(0, 1000),
 )
@@ -175,9 +175,9 @@ def test_what_was_rejected_does_not_come_back_by_itself(
     waiting: Backlog, rules: Triggers, now: float, around: Circumstances, last: Run
 ) -> None:
     rejected = replace(last, state=RunState.REJECTED, settings_hash="same")
-    held = replace(around, last=rejected, requested=False)
+    held = replace(around, last=rejected, asked_by="")
     assert decide(waiting, rules, now, held).due == (waiting.fresh >= rules.min_corrections)
-    assert decide(waiting, rules, now, replace(held, requested=True)).due
+    assert decide(waiting, rules, now, replace(held, asked_by="jens")).due
 
 
 @given(backlogs, triggers, times, circumstances)

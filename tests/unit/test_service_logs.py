@@ -16,7 +16,7 @@ early = structlog.get_logger()
 configure_logs(Log(level="{level}", format="{format}"))
 log = structlog.get_logger().bind(persona="ada", run="r1")
 early.info("run.planned", trait="rust")
-log.debug("run.detail")
+log.debug("run.detail", eta_s=12.3456789, learnt=None, needs=["a", "b"], runs=[{"step": 1}])
 log.warning("run.rejected", reason="zwei\\nZeilen \\udcff é")
 logging.getLogger("library").info("chatter")
 logging.getLogger("library").warning("careful %s", "now")
@@ -60,3 +60,6 @@ def test_the_level_is_the_configs() -> None:
 def test_people_get_a_readable_form() -> None:
     text = said(form="pretty")
     assert "run.rejected" in text and not text.startswith("{")
+    (detail,) = [line for line in said("debug", "pretty").splitlines() if "run.detail" in line]
+    assert "eta_s=12.35" in detail and "learnt" not in detail, detail
+    assert "needs='a, b'" in detail and "runs='[{\"step\": 1}]'" in detail, detail

@@ -98,7 +98,7 @@ def test_wishes_are_taken_once_and_wake_at_once() -> None:
     wishlist.everything()
     assert len(woken) == 3
     taken = wishlist.take()
-    assert taken.cron == {"0 3 * * *", "0 4 * * *"} and taken.asks_for(TraitKey("any", "body"))
+    assert taken.cron == {"0 3 * * *", "0 4 * * *"} and taken.asked_by(TraitKey("any", "body")) == "SIGUSR1"
     assert wishlist.take() == Wishes()
 
 
