@@ -4,12 +4,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from daemon.cli import showing
 from daemon.cli.options import ConfigOption, JsonOption, load_config
-from daemon.cli.showing import plain, print_json
+from daemon.cli.showing import print_json
+from daemon.cli.tables import Table
 from daemon.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Look at config, store, layers, base models, trainer and runtimes: one line each, ok or what to do."""
+    """See whether everything is in place: ok, or what to do.
+
+    Config, store, layers, base models, trainer and runtimes have one line each.
+    """
     from daemon.service.checks import Finding
 
     try:
@@ -42,11 +45,8 @@ async def _found(config: "Config") -> "list[Finding]":
 
 
 def _table(found: "list[Finding]") -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    made = Table("name", "word", "says", wrap=["says"], header=False)
     for finding in found:
         word = Text("ok", style="green") if finding.ok else Text("wrong", style="red")
-        grid.add_row(finding.name, word, plain(finding.says))
-    return grid
+        made.add_row(finding.name, word, finding.says)
+    return made

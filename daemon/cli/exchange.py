@@ -5,13 +5,16 @@ import json
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from daemon.cli.asking import opened
-from daemon.cli.showing import json_text
+from daemon.cli.showing import cut, json_text
 from daemon.config.settings import Config
 from daemon.errors import PersonaError
+from daemon.store.failures import TAKEN
+from daemon.store.store import Store
 
 Row = dict[str, Any]
 _IGNORED: Final = frozenset({"is_used_in_training", "state"})
@@ -37,8 +40,35 @@ _COLUMNS: Final = frozenset(
         "quarantined_reason",
     }
 )
+_DAEMONS: Final = frozenset({"quarantined_reason"})
+"""Columns that say what became of a row."""
+_DEFAULTS: Final[Row] = {
+    "original_context": None,
+    "correction_reason": "",
+    "severity": 0.5,
+    "kind": "correction",
+    "is_sensitive": None,
+    "room_id": None,
+    "message_id": None,
+    "corrected_by": None,
+}
+"""What the store makes of columns that are left out; times, which are the moment's, say nothing of a row."""
+_CLASHES: Final = "there is another row with this id, and rows do not change; leave the id out to write a later one."
+EXPECTED: Final = (
+    "What is expected: one JSON object per line, or a .csv with a header;"
+    " persona_id, trait_type, original_response and expected_response are needed, see: persona corrections export"
+)
 _AT_ONCE: Final = 500
 """Rows in one transaction, so that other writers get their turn."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of rows: how many are new, how many were there already, and by line why the others are not in."""
+
+    written: int
+    known: int
+    refused: dict[int, str]
 
 
 def read(file: Path) -> tuple[dict[int, Row], dict[int, str]]:
@@ -60,8 +90,8 @@ def read(file: Path) -> tuple[dict[int, Row], dict[int, str]]:
     return rows, refused
 
 
-async def write(config: Config, rows: Mapping[int, Row]) -> tuple[int, dict[int, str]]:
-    """Insert rows; how many went in, and by line why the others did not; raises StoreError."""
+async def write(config: Config, rows: Mapping[int, Row]) -> Written:
+    """Insert rows; by line why those did not go in that are not there already; raises StoreError."""
     lines = list(rows)
     refused: dict[int, str] = {}
     async with opened(config) as store:
@@ -69,7 +99,38 @@ async def write(config: Config, rows: Mapping[int, Row]) -> tuple[int, dict[int,
             some = lines[start : start + _AT_ONCE]
             problems = await store.corrections.insert_each([rows[line] for line in some])
             refused |= {some[position]: why for position, why in problems.items()}
-    return len(lines) - len(refused), refused
+        known = await _known(store, {line: rows[line] for line, why in refused.items() if why == TAKEN})
+    clashes = {line: _CLASHES if why == TAKEN else why for line, why in refused.items() if line not in known}
+    return Written(len(lines) - len(refused), len(known), clashes)
+
+
+async def _known(store: Store, rows: Mapping[int, Row]) -> set[int]:
+    """The lines of rows that the store has as they are, by their ids and everything that a writer says."""
+    lines = list(rows)
+    known: set[int] = set()
+    for start in range(0, len(lines), _AT_ONCE):
+        some = lines[start : start + _AT_ONCE]
+        stored = await store.corrections.by_ids([str(rows[line]["id"]) for line in some])
+        known |= {line for line in some if _same(rows[line], stored.get(str(rows[line]["id"])))}
+    return known
+
+
+def _same(row: Row, stored: Mapping[str, object] | None) -> bool:
+    """Whether a row, with the defaults of what it leaves out, says what a stored one does."""
+    if stored is None:
+        return False
+    said = {**_DEFAULTS, **{name: value for name, value in row.items() if name not in _DAEMONS}}
+    return all(_stored(name, value) == stored[name] for name, value in said.items())
+
+
+def _stored(name: str, value: Any) -> object:
+    """A value as its column gives it back."""
+    if value is None:
+        return None
+    try:
+        return {"severity": float, "is_sensitive": int}.get(name, str)(value)
+    except ValueError:
+        return value
 
 
 async def rows(config: Config, persona: str | None, trait: str | None) -> list[dict[str, object]]:
@@ -93,10 +154,10 @@ def _json_lines(lines: Any) -> Iterator[tuple[int, Row | str]]:
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, f"it is no JSON: {error}."
+        except (ValueError, RecursionError):
+            yield number, "it is no JSON."
             continue
-        yield number, row if isinstance(row, dict) else "it is no JSON object; write one per line."
+        yield number, row if isinstance(row, dict) else "it is no JSON object."
 
 
 def _csv(lines: Any) -> Iterator[tuple[int, Row | str]]:
@@ -109,15 +170,15 @@ def _csv(lines: Any) -> Iterator[tuple[int, Row | str]]:
             else:
                 # An empty cell leaves the column to its default.
                 yield reader.line_num, {name: cell for name, cell in row.items() if cell}
-    except csv.Error as error:
-        yield reader.line_num, f"it is no CSV: {error}; what follows was not read."
+    except csv.Error:
+        yield reader.line_num, "it is no CSV; what follows was not read."
 
 
 def problem(row: Row) -> str | None:
     """What keeps a row from being given to the database at all."""
     unknown = [name for name in row if name not in _COLUMNS | _IGNORED]
     if unknown:
-        return f"there is no column {unknown[0]!r}."
+        return f"there is no column {cut(unknown[0], 40)!r}."
     for name, value in row.items():
         if isinstance(value, list | dict) and name != "original_context":
             return f"{name} is no text."

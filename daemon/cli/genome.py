@@ -15,40 +15,36 @@ from daemon.cli.options import (
     TraitArgument,
     load_config,
     noun,
+    whole_number,
 )
-from daemon.cli.showing import ago, plain, print_json, say, short, table
+from daemon.cli.showing import ago, count, print_json, say, short
+from daemon.cli.tables import Table
 from daemon.errors import PersonaError
 
 if TYPE_CHECKING:
     from daemon.config.settings import Config
     from daemon.domain import Genome, GenomeEvent, Layer
+    from daemon.store.store import Store
 
-VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="A layer's version.")]
+VersionArgument = Annotated[
+    int, typer.Argument(metavar="VERSION", parser=whole_number("VERSION", 1), help="A layer's version.")
+]
 _COLOURS = {"active": "green", "rolled-back": "yellow"}
 
-app = noun("What a persona speaks with, how it came about, and the way back.")
+app = noun("What a persona speaks with, and the way back.")
 
 
 @app.command()
 def show(persona: PersonaArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show which layer each trait speaks with, and every version there is."""
+    """Show which layer each trait speaks with, and every version."""
     genome, layers = asyncio.run(_genome(load_config(config), persona))
     if json:
         print_json(_document(genome, layers))
         return
-    say(f"{persona} is at revision {genome.revision}" + ("." if layers else " and speaks with the base model."))
-    if not layers:
-        return
-    made = table("trait", "v", "state", "hash", "trained", "layer", right=["v"])
-    for layer in layers:
-        said = genome.traits.get(layer.key.trait)
-        speaks = bool(said and said.layer and said.layer.id == layer.id)
-        state = layer.state + (", pinned" if speaks and said and said.pinned else "")
-        made.add_row(
-            layer.key.trait, str(layer.version), Text(state, style=_COLOURS.get(layer.state, "dim")),
-            short(layer.content_hash), ago(layer.created), plain(layer.path),
-        )  # fmt: skip
-    showing.show("", made)
+    if layers:
+        showing.show(f"{persona} is at revision {genome.revision}.", "", _table(genome, layers))
+    else:
+        say(f"{persona} is at revision {genome.revision} and speaks with the base model.")
 
 
 @app.command()
@@ -60,13 +56,15 @@ def history(
     if json:
         print_json([_event(event) for event in events])
         return
-    made = table("revision", "when", "what", "trait", "speaks", "by", "why", right=["revision"])
+    made = Table(
+        "revision", "when", "what", "trait", "speaks", "by", "why",
+        right=["revision"], names=["trait", "by"], wrap=["why"],
+    )  # fmt: skip
     for event in events:
         speaks = f"v{event.version}" if event.version else "base"
-        made.add_row(
-            str(event.revision), ago(event.at), event.kind, event.trait or "", speaks, plain(event.actor),
-            plain(event.reason),
-        )  # fmt: skip
+        # A program that asks need not say who it is.
+        who = event.actor or "an admin"
+        made.add_row(str(event.revision), ago(event.at), event.kind, event.trait or "", speaks, who, event.reason)
     showing.show(made if events else f"Nothing has happened to {persona} yet.")
 
 
@@ -76,11 +74,17 @@ def rollback(
     trait: TraitArgument,
     config: ConfigOption = None,
     to: Annotated[
-        int | None, typer.Option("--to", metavar="VERSION", min=0, help="An earlier version; 0 is the base model.")
+        int | None,
+        typer.Option(
+            metavar="VERSION", parser=whole_number("--to", 0), help="An earlier version; 0 is the base model."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Speak with an earlier version again; what the undone ones learnt is quarantined."""
+    """Speak with an earlier version again.
+
+    What the undone versions learnt is quarantined, and not learnt again by itself.
+    """
     result = _asked(config, "rollback", {"persona": persona, "trait": trait, "to": to}, json)
     if json:
         return
@@ -89,7 +93,9 @@ def rollback(
     verb = "is" if len(result["undone"]) == 1 else "are"
     say(f"{persona}:{trait} speaks with {now} again (revision {result['revision']}); {undone} {verb} undone.")
     if result["quarantined"]:
-        say(f"Quarantined: {result['quarantined']} corrections that {undone} learnt. To let the next layer learn them:")
+        learnt = count(result["quarantined"], "correction")
+        them = "it" if result["quarantined"] == 1 else "them"
+        say(f"Quarantined: {learnt} that {undone} learnt. To have {them} learnt again:")
         say(f"  persona corrections release --persona {persona} --trait {trait}")
     say(f"To bring v{result['undone'][0]} back as it was:")
     say(f"  persona genome pin {persona} {trait} {result['undone'][0]}")
@@ -103,7 +109,7 @@ def pin(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Speak with one version, and train no other, until it is unpinned."""
+    """Speak with one version, and train no other, until unpinned."""
     result = _asked(config, "pin", {"persona": persona, "trait": trait, "version": version}, json)
     if not json:
         say(f"{persona}:{trait} is pinned to version {result['version']} (revision {result['revision']}).")
@@ -114,7 +120,10 @@ def pin(
 def unpin(
     persona: PersonaArgument, trait: TraitArgument, config: ConfigOption = None, json: JsonOption = False
 ) -> None:
-    """Let a trait be trained again; it goes on from the version it was pinned to."""
+    """Let a pinned trait be trained again.
+
+    It goes on from the version that it was pinned to.
+    """
     result = _asked(config, "unpin", {"persona": persona, "trait": trait}, json)
     if not json:
         say(f"{persona}:{trait} is no longer pinned (revision {result['revision']}).")
@@ -134,11 +143,7 @@ async def _genome(config: "Config", persona: str) -> "tuple[Genome, list[Layer]]
     from daemon.domain import TraitKey
 
     async with opened(config) as store:
-        genome = await store.genomes.get(persona)
-        known = {*config.personas, *await store.corrections.personas()}
-        if genome.revision == 0 and persona not in known:
-            there_are = ", ".join(sorted(known)) or "none yet"
-            raise PersonaError(f"There is no persona {persona!r}; there are: {there_are}.")
+        genome = await _known(store, config, persona)
         layers = [layer for trait in genome.traits for layer in await store.genomes.layers(TraitKey(persona, trait))]
     return genome, layers
 
@@ -147,7 +152,34 @@ async def _history(config: "Config", persona: str, limit: int) -> "list[GenomeEv
     from daemon.cli.asking import opened
 
     async with opened(config) as store:
+        await _known(store, config, persona)
         return await store.genomes.history(persona, limit)
+
+
+async def _known(store: "Store", config: "Config", persona: str) -> "Genome":
+    """The genome of a persona that anyone ever heard of; raises PersonaError."""
+    genome = await store.genomes.get(persona)
+    known = {*config.personas, *await store.corrections.personas()}
+    if genome.revision == 0 and persona not in known:
+        there_are = ", ".join(sorted(known)) or "none yet"
+        raise PersonaError(f"There is no persona {persona!r}; there are: {there_are}.")
+    return genome
+
+
+def _table(genome: "Genome", layers: "list[Layer]") -> Table:
+    """Every version of each trait, the newest first, and the base model where that is what speaks."""
+    made = Table("trait", "v", "state", "trained", "run", "layer", right=["v"], names=["trait"], optional=["layer"])
+    for trait, said in genome.traits.items():
+        now = said.layer.id if said.layer else None
+        if now is None:
+            made.add_row(trait, "base", Text("active", style="green"), "", "", "")
+        for layer in (layer for layer in layers if layer.key.trait == trait):
+            state = layer.state + (", pinned" if layer.id == now and said.pinned else "")
+            made.add_row(
+                trait, str(layer.version), Text(state, style=_COLOURS.get(layer.state, "dim")), ago(layer.created),
+                short(layer.run_id or ""), layer.path,
+            )  # fmt: skip
+    return made
 
 
 def _document(genome: "Genome", layers: "list[Layer]") -> dict[str, Any]:

@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 
 def init(
-    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where; default: here.")] = None,
+    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="The folder; default: this one.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write a commented config.toml and create the store; what is there already is kept."""
+    """Write a commented config.toml and create the store.
+
+    What is there already is kept.
+    """
     from daemon.config.settings import Config
 
     if directory and config:
         raise UsageInvalid("DIR means DIR/config.toml, --config names the file itself; give one of them.")
+    if directory and directory.is_file():
+        raise UsageInvalid(
+            f"{directory} is a file, and DIR a folder; to name the file: persona init --config {directory}"
+        )
     file = config or (directory or Path()) / "config.toml"
     written = _write(file)
     loaded = Config.load(file)

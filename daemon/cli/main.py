@@ -1,6 +1,7 @@
 """The `persona` command: every noun's commands under one roof, errors as one sentence, exit codes as promised."""
 
 import asyncio
+import io
 import sys
 from typing import Annotated
 
@@ -16,13 +17,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("daemon")(service.daemon)
-app.command("serve")(service.serve)
+# In the order in which they are first needed.
 app.command("init")(init.init)
 app.command("check")(check.check)
+app.command("daemon", short_help="Run the service that watches, trains and promotes.")(service.daemon)
+app.command("serve", short_help="Serve the personas over an OpenAI-compatible API.")(service.serve)
 app.command("status")(status.status)
-app.command("train")(train.train)
+app.command("train", short_help="Train what is pending now.")(train.train)
 app.add_typer(corrections.app, name="corrections")
 app.add_typer(runs.app, name="runs")
 app.add_typer(genome.app, name="genome")
@@ -45,6 +49,9 @@ def persona(
 
 def main() -> None:
     """Run a command; what goes wrong on purpose is a sentence on standard error and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character shows another, rather than nothing.
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except PersonaError as error:

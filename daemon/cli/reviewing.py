@@ -1,19 +1,23 @@
 """`persona corrections review`: the served persona answers, a person says good or bad."""
 
 import asyncio
-import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from daemon.cli.adding import write
 from daemon.cli.options import ConfigOption, LimitOption, PersonaArgument, TraitArgument, load_config
-from daemon.cli.showing import plain, say
-from daemon.errors import NothingToDo, PersonaError, RowRefused, RuntimeUnreachable
+from daemon.cli.showing import cut, plain, say
+from daemon.domain import TraitKey
+from daemon.errors import NothingToDo, PersonaError, RuntimeUnreachable
 
 if TYPE_CHECKING:
+    from httpx import Response
+
     from daemon.config.settings import Config
 
 _TIMEOUT_S: Final = 300.0
@@ -38,38 +42,42 @@ def review(
     ] = None,
     limit: LimitOption = 20,
 ) -> None:
-    """Walk through answers of the served persona: the good are affirmed, the bad corrected."""
+    """Judge answers of the served persona, one by one.
+
+    The good are affirmed, the bad corrected; each is written at once.
+    """
     loaded = load_config(config)
     prompts = _from_file(source)[:limit] if source else asyncio.run(_latest(loaded, persona, trait, limit))
     if not prompts:
         raise NothingToDo(f"{persona}:{trait} has no corrections to ask again; give prompts with --from FILE.")
     counts = {"good": 0, "bad": 0}
+    try:
+        _walk(loaded, TraitKey(persona, trait), prompts, counts)
+    except (KeyboardInterrupt, PersonaError) as end:
+        # What was said before Ctrl-C, or before the server went away, is written, and is told.
+        if any(counts.values()) or isinstance(end, KeyboardInterrupt):
+            say(_tally(counts))
+        raise
+    say(_tally(counts))
+
+
+def _walk(config: "Config", key: TraitKey, prompts: Sequence[Prompt], counts: dict[str, int]) -> None:
+    """Ask, show and judge one prompt after the other, counting what is written down."""
     for number, prompt in enumerate(prompts, 1):
         say(f"\n{number} of {len(prompts)}  {prompt.messages[-1]['content']}", style="bold")
-        answer = _answer(loaded, f"{persona}:{trait}", prompt)
+        answer = _answer(config, str(key), prompt)
         say(answer)
         verdict = _choose()
         if verdict == "quit":
             break
         row = _row(prompt, answer, verdict)
         if row:
-            asyncio.run(write(loaded, {**row, "persona_id": persona, "trait_type": trait}))
+            asyncio.run(write(config, {**row, "persona_id": key.persona, "trait_type": key.trait}))
             counts[verdict] += 1
-    say(f"\n{counts['good']} affirmed, {counts['bad']} corrected.")
 
 
-async def write(config: "Config", row: Mapping[str, Any]) -> str:
-    """Insert one row, nulls left to their defaults; its id; raises RowRefused."""
-    from daemon.cli.asking import opened
-    from daemon.cli.exchange import problem
-
-    row_id = uuid.uuid4().hex
-    given = {name: value for name, value in row.items() if value is not None}
-    if why_not := problem(given):
-        raise RowRefused(why_not)
-    async with opened(config) as store:
-        await store.corrections.insert([{"id": row_id, **given}])
-    return row_id
+def _tally(counts: dict[str, int]) -> str:
+    return f"\n{counts['good']} affirmed, {counts['bad']} corrected."
 
 
 def _row(prompt: Prompt, answer: str, verdict: str) -> dict[str, Any] | None:
@@ -92,6 +100,9 @@ def _choose() -> str:
 
 def _read(question: str) -> str | None:
     """What was typed; None when nobody is there any more."""
+    with suppress(ImportError):
+        # Its import is what lets arrow keys edit the line.
+        import readline  # noqa: F401
     try:
         return input(question).strip()
     except EOFError:
@@ -101,8 +112,10 @@ def _read(question: str) -> str | None:
 def _from_file(file: Path) -> list[Prompt]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PersonaError(f"The prompts in {file} cannot be read: {error}.") from None
+    except OSError as error:
+        raise PersonaError(f"The prompts in {file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise PersonaError(f"The prompts in {file} cannot be read: it is no UTF-8 text.") from None
     return [Prompt(line.strip(), [{"role": "user", "content": line.strip()}]) for line in lines if line.strip()]
 
 
@@ -124,6 +137,8 @@ async def _latest(config: "Config", persona: str, trait: str, limit: int) -> lis
 def _answer(config: "Config", model: str, prompt: Prompt) -> str:
     import httpx
 
+    from daemon.runtimes.failures import in_words
+
     url = next((runtime.url for runtime in config.runtimes.values()), config.serve.url)
     token = config.serve.token.get_secret_value()
     headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -133,9 +148,17 @@ def _answer(config: "Config", model: str, prompt: Prompt) -> str:
         with httpx.Client(headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
             response = client.post(f"{url}/v1/chat/completions", json=body)
     except httpx.HTTPError as error:
-        what = str(error) or type(error).__name__
+        what = in_words(error, _TIMEOUT_S)
         raise RuntimeUnreachable(f"The server at {url} does not answer ({what}); start it: persona serve") from None
     try:
         return plain(str(response.raise_for_status().json()["choices"][0]["message"]["content"]))
     except (httpx.HTTPStatusError, ValueError, LookupError, TypeError):
-        raise PersonaError(f"The server at {url} answers {response.status_code}: {response.text[:300]}") from None
+        why = _complaint(response)
+        raise PersonaError(f"The server at {url} answers {response.status_code}: {why}") from None
+
+
+def _complaint(response: "Response") -> str:
+    """What a server says is wrong, in OpenAI's form or in any."""
+    with suppress(ValueError, LookupError, TypeError):
+        return str(response.json()["error"]["message"])
+    return cut(response.text, 300)

@@ -1,30 +1,28 @@
-"""How results look: tables that align without lines, times that people read, and JSON for programs."""
+"""How results look: texts that harm no terminal, times and counts that people read, and JSON for programs."""
 
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from rich.console import Console, JustifyMethod, RenderableType
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from daemon.domain import Run
 
 ID_SHOWN: Final = 8
 """Characters of an id that tables show; every command takes such a beginning."""
-_PIPE_WIDTH: Final = 160
-"""Columns where no terminal and no COLUMNS say how many there are."""
+_PIPE_WIDTH: Final = 100_000
+"""Columns where no terminal and no COLUMNS say how many there are: a row is a line, for grep to find it whole."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that takes texts as they are: no markup, no emoji, no guessed colours."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
 
 
@@ -55,23 +53,11 @@ def show(*parts: RenderableType) -> None:
     """Tables and texts on standard output; no blanks at line ends where no terminal needs them."""
     out = console()
     if out.is_terminal:
-        out.print(*parts, sep="\n")
+        out.print(*parts, sep="\n", crop=False)
         return
     with out.capture() as captured:
-        out.print(*parts, sep="\n")
+        out.print(*parts, sep="\n", crop=False)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
-def table(*columns: str, right: Sequence[str] = (), cut: Sequence[str] = ()) -> Table:
-    """An empty table; `right` names its columns of numbers, `cut` those that share what room is left, a line each."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=bool(cut))
-    for name in columns:
-        if name in cut:
-            made.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1)
-        else:
-            justify: JustifyMethod = "right" if name in right else "left"
-            made.add_column(name, justify=justify, overflow="fold", no_wrap=name in right)
-    return made
 
 
 def plain(text: str) -> str:
@@ -98,8 +84,13 @@ def ago(seconds: float | None) -> str:
 
 
 def moment(seconds: float | None) -> str:
-    """A moment by the clock on the wall."""
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+    """A moment by the clock on the wall, and which clock that is."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if seconds else ""
+
+
+def count(number: int, what: str) -> str:
+    """So many of something: 1 row, 2 rows."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def run_document(run: Run, **more: Any) -> dict[str, Any]:
@@ -112,7 +103,7 @@ def run_document(run: Run, **more: Any) -> dict[str, Any]:
         "trait": run.key.trait,
         "state": run.state,
         "version": run.version,
-        "trigger": run.trigger,
+        "planned_because": run.planned_because,
         "reason": run.reason,
         "attempt": run.attempt,
         "failures": run.failures,
@@ -120,14 +111,3 @@ def run_document(run: Run, **more: Any) -> dict[str, Any]:
         "finished_at": iso(run.finished) if run.finished else None,
         **more,
     }
-
-
-def pairs(values: Mapping[str, Any]) -> Table:
-    """Names and values below each other."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in values.items():
-        if value not in (None, ""):
-            grid.add_row(name, plain(str(value)))
-    return grid

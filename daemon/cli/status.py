@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from daemon.cli import showing
 from daemon.cli.options import ConfigOption, JsonOption, load_config
-from daemon.cli.showing import ago, console, cut, plain, print_json, table
+from daemon.cli.showing import ago, console, count, plain, print_json
+from daemon.cli.tables import Table
 from daemon.errors import UsageInvalid
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 _REFRESH_S = 1.0
+_BAR = 16
+"""Columns of a progress bar."""
 
 
 def status(
@@ -27,7 +28,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show the backlog of each trait and why it is due or not, the running job, genomes and runtimes."""
+    """Show what is pending and why, what runs, speaks and serves."""
     import asyncio
 
     if watch and json:
@@ -78,7 +79,7 @@ def page(document: Document) -> RenderableType:
     if document["traits"]:
         parts += ["", _traits(document["traits"])]
     else:
-        parts += ["", Text("No corrections yet; write some, or: persona corrections add --help", style="dim")]
+        parts += ["", Text("No corrections yet; write one: persona corrections add --help", style="dim")]
     if document["runs"]:
         parts += ["", _runs(document["runs"])]
     if document["genomes"]:
@@ -99,12 +100,19 @@ def _daemon(daemon: Document) -> Text:
 
 def _traits(traits: list[Document]) -> Table:
     # What nobody has yet needs no column.
-    shown = ["pending", *(name for name in ("claimed", "used", "quarantined") if any(trait[name] for trait in traits))]
-    made = table("trait", "speaks", *shown, "why", right=shown)
+    more = [name for name in ("claimed", "used", "quarantined") if any(trait[name] for trait in traits)]
+    made = Table(
+        "trait", "speaks", "pending", "affirmed", *more, "why",
+        right=["pending", "affirmed", *more], names=["trait"], wrap=["why"],
+    )  # fmt: skip
     for trait in traits:
+        # Corrections are what `why` counts; affirmations wait with them, and make nothing due.
+        corrections = str(trait["pending"] - trait["affirmations"])
+        affirmed = f"+{trait['affirmations']}" if trait["affirmations"] else ""
         why = Text(plain(trait["why"]), style="green" if trait["due"] else "")
-        numbers = [str(trait[name]) for name in shown]
-        made.add_row(f"{trait['persona']}:{trait['trait']}", _layer(trait["layer"]), *numbers, why)
+        numbers = [str(trait[name]) for name in more]
+        name = f"{trait['persona']}:{trait['trait']}"
+        made.add_row(name, _layer(trait["layer"]), corrections, affirmed, *numbers, why)
     return made
 
 
@@ -115,23 +123,24 @@ def _layer(layer: Document | None) -> str:
 
 
 def _runs(runs: list[Document]) -> Table:
-    made = table("run", "state", "steps", "")
+    made = Table("run", "state", "progress", "", names=["run"], wrap=[""])
     for run in runs:
         name = f"{run['persona']}:{run['trait']} v{run['version']}"
-        made.add_row(name, run["state"], _bar(run), plain(_numbers(run)))
+        made.add_row(name, run["state"], _bar(run), _numbers(run))
     return made
 
 
-def _bar(run: Document) -> RenderableType:
+def _bar(run: Document) -> Text:
     if run["steps"] is None:
-        return ""
-    return ProgressBar(total=run["steps"], completed=run["step"], width=16)
+        return Text()
+    done = _BAR * run["step"] // max(run["steps"], 1)
+    return Text.assemble(("━" * done, "cyan"), ("─" * (_BAR - done), "dim"))
 
 
 def _numbers(run: Document) -> str:
     """Where a training stands, in figures; of a run that waits, why."""
     if run["steps"] is None:
-        return cut(run["reason"], 200) if run["reason"] else f"{run['corrections']} corrections"
+        return run["reason"] or count(run["corrections"], "correction")
     parts = [f"{run['step']}/{run['steps']}", f"loss {run['loss']:.3g}"]
     if run["learnt"] is not None:
         parts.append(f"{run['learnt']:.0%} learnt")
@@ -141,7 +150,7 @@ def _numbers(run: Document) -> str:
 
 
 def _genomes(genomes: list[Document]) -> Table:
-    made = table("persona", "revision", "speaks with", right=["revision"])
+    made = Table("persona", "revision", "speaks with", right=["revision"], names=["persona"], wrap=["speaks with"])
     for genome in genomes:
         traits = ", ".join(f"{trait} v{version}" for trait, version in genome["traits"].items())
         made.add_row(genome["persona"], str(genome["revision"]), traits or "the base model")
@@ -149,13 +158,20 @@ def _genomes(genomes: list[Document]) -> Table:
 
 
 def _runtimes(runtimes: list[Document]) -> Table:
-    made = table("runtime", "persona", "state", "serves", "")
+    made = Table("runtime", "persona", "state", "revision", "error", names=["runtime", "persona"], wrap=["error"])
     for runtime in runtimes:
         state = runtime["state"]
         colour = {"converged": "green", "unreachable": "red"}.get(state, "yellow")
-        observed = "?" if runtime["observed"] is None else runtime["observed"]
-        serves = f"{observed} of {runtime['desired']}" if runtime["persona"] else ""
         made.add_row(
-            runtime["name"], runtime["persona"] or "", Text(state, style=colour), serves, plain(runtime["error"] or "")
-        )
+            runtime["name"], runtime["persona"] or "", Text(state, style=colour), _revision(runtime),
+            runtime["error"] or "",
+        )  # fmt: skip
     return made
+
+
+def _revision(runtime: Document) -> str:
+    """What a runtime serves and, where that is another, what it is to serve."""
+    if not runtime["persona"]:
+        return ""
+    observed = "?" if runtime["observed"] is None else str(runtime["observed"])
+    return observed if observed == str(runtime["desired"]) else f"{observed} → {runtime['desired']}"

@@ -3,10 +3,11 @@
 import io
 import json
 import sys
+import time
 
 import pytest
 
-from daemon.cli.showing import cut, json_text, plain
+from daemon.cli.showing import count, cut, json_text, moment, plain
 from daemon.domain import Run, RunState, TraitKey
 
 
@@ -19,6 +20,17 @@ def test_a_text_is_cut_to_one_line() -> None:
     assert cut("a\n b\t c") == "a b c"
     assert cut("x" * 100, 10) == "x" * 9 + "…"
     assert cut(None) == ""
+
+
+def test_counts_and_moments_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert moment(1_800_000_000) == "2027-01-15 09:00:00 CET"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -1,0 +1,113 @@
+"""The page of one run: what it is, what the gate measured, what the training took, and every probe."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from daemon.cli.showing import ago, count, cut, moment, short
+from daemon.cli.tables import Table, pairs
+from daemon.domain import Correction, Kind, Run
+from daemon.learning.triggers import span
+
+COLOURS: Final = {"promoted": "green", "satisfied": "green", "rejected": "red", "failed": "red", "cancelled": "yellow"}
+_MEASURES: Final = {
+    "batch": ("efficacy", "the batch, answered as expected"),
+    "history": ("retention", "learnt before, still answered so"),
+    "affirmation": ("locality", "affirmed answers, kept as they are"),
+}
+"""What each group of probes measures, in the words of model editing, and of what."""
+_STAGES: Final = {
+    "load": "loading",
+    "probe_incumbent": "probing the incumbent",
+    "anchors": "making up anchors",
+    "train": "training",
+    "probe_candidate": "probing the candidate",
+}
+_COUNTED: Final = {"steps": "step", "epochs": "epoch", "samples": "sample", "examples": "example", "anchors": "anchor"}
+_ANSWER: Final = 200
+"""Characters of an answer that the page shows."""
+
+
+def page(run: Run, corrections: Sequence[Correction]) -> list[RenderableType]:
+    """Everything that people want to know of a run."""
+    parts: list[RenderableType] = [pairs(_facts(run, corrections).items())]
+    evidence = run.evidence
+    if scores := evidence.get("scores"):
+        parts += ["", _gate(scores, trained=evidence.get("decision") != "satisfied")]
+    if metrics := evidence.get("metrics"):
+        parts += ["", pairs(_training(metrics).items())]
+    if probes := evidence.get("probes"):
+        parts += ["", _probes(probes)]
+    return parts
+
+
+def _facts(run: Run, corrections: Sequence[Correction]) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "trait": f"{run.key} v{run.version}",
+        "state": Text(run.state, style=COLOURS.get(run.state, "")),
+        "reason": run.reason,
+        "planned because": run.planned_because,
+        "planned": f"{moment(run.created)}, {ago(run.created)}",
+        "ended": f"{moment(run.finished)}, after {span(run.finished - run.created)}" if run.finished else None,
+        "next attempt": f"not before {moment(run.not_before)}" if run.state.live and run.not_before else None,
+        "batch": _batch(corrections),
+        "attempts": f"{run.attempt}, {run.failures} of them failed" if run.attempt > 1 else None,
+        "layer": run.layer_path,
+    }
+
+
+def _batch(corrections: Sequence[Correction]) -> str:
+    affirmed = sum(row.kind is Kind.AFFIRMATION for row in corrections)
+    parts = [count(len(corrections) - affirmed, "correction")] + [count(affirmed, "affirmation")] * bool(affirmed)
+    return " and ".join(parts)
+
+
+def _gate(scores: dict[str, Any], *, trained: bool) -> Table:
+    """What the gate compared; where nothing was trained there is no after."""
+    made = Table(
+        "gate", "before", "after", "lost", "margin gain", "of", right=["before", "after", "lost", "margin gain"]
+    )
+    for group, score in scores.items():
+        probes = score["probes"]
+        if probes:
+            name, about = _MEASURES.get(group, (group, ""))
+            after = [f"{score['candidate']} of {probes}", str(score["lost"]), f"{score['margin_gain']:+.2f}"]
+            made.add_row(name, f"{score['incumbent']} of {probes}", *(after if trained else [""] * 3), about)
+    return made
+
+
+def _training(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Measurements in words: how much was done, what came of it, how long each stage took."""
+    known = {*_COUNTED, "seconds", "loss", "accuracy"}
+    seconds = metrics.get("seconds")
+    stages = seconds.items() if isinstance(seconds, dict) else ()
+    done = ", ".join(_counted(metrics[name], what) for name, what in _COUNTED.items() if name in metrics)
+    return {
+        "trained" if "steps" in metrics else "probed": done,
+        "loss": _figure(metrics["loss"]) if "loss" in metrics else None,
+        "accuracy": f"{metrics['accuracy']:.0%} of all probes answered as expected" if "accuracy" in metrics else None,
+        "took": ", ".join(f"{_STAGES.get(stage, stage.replace('_', ' '))} {_figure(s)} s" for stage, s in stages),
+        **{name.replace("_", " "): _figure(value) for name, value in metrics.items() if name not in known},
+    }
+
+
+def _counted(number: Any, what: str) -> str:
+    return f"{_figure(number)} {what}{'' if number == 1 else 's'}"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _probes(probes: Sequence[dict[str, Any]]) -> Table:
+    made = Table("probe", "measures", "right", "before", "after", wrap=["before", "after"])
+    for probe in probes:
+        answers = [answer for answer in (probe["incumbent"], probe["candidate"]) if answer]
+        right = Text(" → ").join(Text("yes", "green") if answer["right"] else Text("no", "red") for answer in answers)
+        texts = [cut(answer["text"], _ANSWER) for answer in answers]
+        name, _ = _MEASURES.get(probe["group"], (probe["group"], ""))
+        made.add_row(short(probe["id"]), name, right, *texts, *[""] * (2 - len(texts)))
+    return made

@@ -1,0 +1,46 @@
+"""The page of a run, where little is known of it."""
+
+import io
+from typing import Any
+
+from rich.console import Console, Group
+
+from daemon.cli.evidence import page
+from daemon.domain import Correction, Kind, Run, RunState, TraitKey
+
+KEY = TraitKey("ada", "rust")
+
+
+def shown(state: RunState, kinds: list[Kind], **more: Any) -> list[str]:
+    rows = [Correction(str(n), KEY, None, "a", "b", "", 0.5, kind, "review", None, 0.0) for n, kind in enumerate(kinds)]
+    out = io.StringIO()
+    run = Run("r1", KEY, state, "an admin asked", 1, fence=1, created=1000.0, **{"attempt": 1, "failures": 0, **more})
+    Console(file=out, width=100).print(Group(*page(run, rows)))
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_where_nothing_was_trained_there_is_only_a_before() -> None:
+    answer = {"text": "Yes.", "right": True}
+    evidence = {
+        "decision": "satisfied",
+        "scores": {"batch": {"probes": 1, "incumbent": 1, "candidate": 1, "lost": 0, "margin_gain": 0.0}},
+        "metrics": {"examples": 1, "seconds": {"load": 0.25, "a_stage": 1}, "other_thing": 2},
+        "probes": [{"id": "0", "group": "batch", "incumbent": answer, "candidate": None}],
+    }
+    lines = shown(RunState.SATISFIED, [Kind.CORRECTION], evidence=evidence, finished=4600.0)
+    assert "gate before of" in lines
+    assert "efficacy 1 of 1 the batch, answered as expected" in lines
+    assert "probed 1 example" in lines
+    assert "took loading 0.25 s, a stage 1 s" in lines
+    assert "other thing 2" in lines
+    assert lines[-2:] == ["probe measures right before", "0 efficacy yes Yes."]
+    assert any(line.endswith(", after 1 h") for line in lines)
+
+
+def test_a_run_that_waits_for_its_next_attempt_says_so() -> None:
+    kinds = [Kind.CORRECTION, Kind.CORRECTION, Kind.AFFIRMATION]
+    lines = shown(RunState.PLANNED, kinds, attempt=3, failures=2, not_before=2000.0)
+    assert "batch 2 corrections and 1 affirmation" in lines
+    assert "attempts 3, 2 of them failed" in lines
+    assert any(line.startswith("next attempt not before 1970-01-0") for line in lines)
+    assert not any(line.startswith(("ended", "gate", "took")) for line in lines)
