@@ -139,15 +139,16 @@ def _answer(config: "Config", model: str, prompt: Prompt) -> str:
 
     from daemon.runtimes.failures import in_words
 
-    url = next((runtime.url for runtime in config.runtimes.values()), config.serve.url)
-    token = config.serve.token.get_secret_value()
+    first = next(iter(config.runtimes.values()), None)
+    url = first.url if first else config.serve.url
+    token = (first.token.get_secret_value() if first else "") or config.serve.token.get_secret_value()
     headers = {"authorization": f"Bearer {token}"} if token else {}
     body = {"model": model, "messages": prompt.messages, "temperature": 0}
     try:
         # Proxies of the environment are meant for the internet, not for a server of one's own.
         with httpx.Client(headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
             response = client.post(f"{url}/v1/chat/completions", json=body)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         what = in_words(error, _TIMEOUT_S)
         raise RuntimeUnreachable(f"The server at {url} does not answer ({what}); start it: persona serve") from None
     try:

@@ -20,7 +20,7 @@ def daemon(
     once: Annotated[bool, typer.Option("--once", help="Do what is due now, then leave.")] = False,
 ) -> None:
     """Run the service: watch the store, train what is due, promote what is better."""
-    with _in_the_log():
+    with _in_the_log("daemon.failed"):
         loaded = load_config(config)
         from daemon.service import lifecycle
 
@@ -32,7 +32,7 @@ def daemon(
 
 def serve(config: ConfigOption = None) -> None:
     """Serve the personas: an OpenAI-compatible API over the embedded engine."""
-    with _in_the_log():
+    with _in_the_log("server.failed"):
         loaded = load_config(config)
         from daemon.service import serving
 
@@ -53,7 +53,7 @@ def _once(config: "Config") -> int:
 
 
 @contextmanager
-def _in_the_log() -> Iterator[None]:
+def _in_the_log(event: str) -> Iterator[None]:
     """Tell the log, where it is read by programs, why the process leaves; on a terminal the sentence is enough."""
     try:
         yield
@@ -68,5 +68,5 @@ def _in_the_log() -> Iterator[None]:
         if not structlog.is_configured():
             # The config is what is wrong; its defaults are not.
             configure_logs(Log())
-        structlog.get_logger().critical("daemon.failed", reason=str(error))
+        structlog.get_logger().critical(event, reason=str(error))
         raise typer.Exit(error.exit_code) from None

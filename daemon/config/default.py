@@ -24,6 +24,7 @@ _EXAMPLES: Final = """\
 # [runtimes.main]
 # kind = "embedded"
 # url = "http://127.0.0.1:8765"
+# token = ""  # empty: that of [serve]
 
 # What one persona does differently: base_model, system_prompt, and any key of [triggers], [training] and [gate].
 # A persona that only appears in the store gets the values above.

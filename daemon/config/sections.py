@@ -198,6 +198,8 @@ class Runtime(Section):
     """What runs there: "embedded" is `persona serve`."""
     url: HttpUrl = "http://127.0.0.1:8765"
     """Where it is reached."""
+    token: Token = SecretStr("")
+    """Bearer token that it asks for; empty is the one of [serve]; better given as PERSONA_RUNTIMES__NAME__TOKEN."""
 
 
 class Trait(Section):

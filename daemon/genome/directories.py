@@ -9,7 +9,9 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +93,11 @@ class LayerDirectories:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, manifest: Manifest) -> Published:
-        """Make a staged candidate a layer; asked again after a crash, it answers the same; raises LayerError."""
+        """Make a staged candidate a layer; asked again after a crash, it answers the same; raises LayerError.
+
+        A version is its run's alone, and no row names the layer of a run that trains: what an earlier attempt of the
+        run has published, but nobody came to promote, is replaced.
+        """
         if not staged.is_dir():
             return self._published_before(staged, manifest)
         files = _describe(staged)
@@ -103,10 +109,12 @@ class LayerDirectories:
             if content_hash_of(self.verify(published.path).files) != content_hash:
                 raise LayerError(f"Another layer is already published at {published.path}; move it away.")
             shutil.rmtree(staged)
+            self._take_back_but(target, manifest)
             return published
         write_whole(staged / Manifest.FILE, complete.text())
         _make_durable(staged)
         make_private(target.parent, self.root)
+        self._take_back_but(target, manifest)
         staged.rename(target)
         sync(target.parent)
         return published
@@ -122,18 +130,50 @@ class LayerDirectories:
         return manifest
 
     def find(self, persona: str, trait: str, version: int) -> str | None:
-        """The directory of one version relative to the root, if there is exactly one."""
+        """The directory of one version relative to the root, if there is one; of several, the one made last."""
         if not _SLUG.fullmatch(persona) or not _SLUG.fullmatch(trait):
             return None
-        found = list((self.root / persona / trait).glob(f"v{version:04d}-????????"))
-        return str(found[0].relative_to(self.root)) if len(found) == 1 else None
+        found = self._of_version(self.root / persona / trait, version)
+        if len(found) > 1:
+            # Copied there by hand, or by a program that replaced none: only the last attempt can have been promoted.
+            dated = {path: told.created_at for path in found if (told := _told(path))}
+            found = sorted(dated, key=lambda path: dated[path])
+        return str(found[-1].relative_to(self.root)) if found else None
+
+    def retract(self, path: str) -> None:
+        """Remove a layer whose run ended, or begins anew, without a promotion; no row may name it any more."""
+        with suppress(LayerError):
+            self._parts(path)
+            if (self.root / path).is_dir():
+                self._take_back(self.root / path)
+
+    def _take_back_but(self, target: Path, manifest: Manifest) -> None:
+        """Remove what earlier attempts of the same run have published."""
+        for path in self._of_version(target.parent, manifest.version):
+            told = _told(path) if path != target else None
+            # Attempts of one run share corrections. What shares none came with another store, which may want it back.
+            if told is not None and not set(told.learnt).isdisjoint(manifest.learnt):
+                self._take_back(path)
+
+    def _take_back(self, directory: Path) -> None:
+        """Remove a layer at once for everybody who looks, however long it takes."""
+        make_private(self._staged_runs(), self.root)
+        with tempfile.TemporaryDirectory(dir=self._staged_runs(), ignore_cleanup_errors=True) as aside:
+            directory.rename(Path(aside) / directory.name)
+
+    @staticmethod
+    def _of_version(trait: Path, version: int) -> list[Path]:
+        named = ((path, _VERSION.fullmatch(path.name)) for path in sorted(trait.glob(f"v{version:04d}-*")))
+        return [path for path, match in named if match and int(match[1]) == version]
 
     def _published_before(self, staged: Path, manifest: Manifest) -> Published:
         """What an earlier call published, when a crash hid its answer."""
         path = self.find(manifest.persona, manifest.trait, manifest.version)
-        if path is None:
+        published = self.verify(path) if path else None
+        # Another attempt's layer is another layer: what the gate saw of this candidate says nothing of that one.
+        if path is None or published is None or _facts(published) != _facts(manifest):
             raise LayerIncomplete(f"There is no candidate of {manifest.name} at {staged}.")
-        return Published(path, content_hash_of(self.verify(path).files))
+        return Published(path, content_hash_of(published.files))
 
     def _verified(self, path: str) -> Manifest:
         persona, trait, version, short_hash = self._parts(path)
@@ -160,6 +200,19 @@ class LayerDirectories:
 
     def _staged_runs(self) -> Path:
         return self.root / ".staging"
+
+
+def _told(directory: Path) -> Manifest | None:
+    """What the manifest in a directory says, if it says anything."""
+    try:
+        return Manifest.parse((directory / Manifest.FILE).read_bytes())
+    except (OSError, LayerIncomplete):
+        return None
+
+
+def _facts(manifest: Manifest) -> Manifest:
+    """A manifest without what differs from one telling to the next."""
+    return manifest.model_copy(update={"files": {}, "created_at": None})
 
 
 def content_hash_of(files: Mapping[str, FileRecord]) -> str:

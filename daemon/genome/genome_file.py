@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.errors import LayerError
 from daemon.genome.files import make_private, write_whole
-from daemon.genome.manifest import first_problem
+from daemon.genome.validation import first_problem
 
 PERSONA_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 TRAIT_ID = r"^[a-z0-9_-][a-z0-9._-]{0,127}$"

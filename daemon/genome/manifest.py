@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.errors import LayerIncomplete
+from daemon.genome.validation import first_problem
 
 
 class FileRecord(BaseModel):
@@ -62,11 +63,3 @@ class Manifest(BaseModel):
     def text(self) -> str:
         """The content of the file."""
         return self.model_dump_json(indent=2) + "\n"
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing a validation found wrong, with the place where it stands."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
-    return f"{place}: {message}" if place else message

@@ -3,41 +3,23 @@
 import itertools
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-from peft import LoraConfig, LoraModel, PeftConfig, set_peft_model_state_dict
+from peft import LoraModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
-from safetensors.torch import load
 from transformers import PreTrainedModel
 
 from daemon.errors import LayerIncomplete, LayerStale
-from daemon.genome.directories import WEIGHTS, LayerDirectories
+from daemon.genome.directories import LayerDirectories
 from daemon.genome.genome_file import GenomeFile
-from daemon.genome.manifest import Manifest
+from daemon.genome.reading import Misfit, ReadLayer, misfit, read_layer
 
 _SAVED_BELOW = "base_model.model."
 """Where PEFT says that the modules of a saved adapter lie."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadLayer:
-    """A verified layer on its way into memory; `path` is its directory, relative to the layers root."""
-
-    path: str
-    manifest: Manifest
-    config: PeftConfig
-    weights: Mapping[str, torch.Tensor]
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in memory."""
-        return sum(tensor.nbytes for tensor in self.weights.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +92,7 @@ class LayerShelf:
 
     def read(self, path: str) -> ReadLayer:
         """Verify a layer and read it; raises LayerIncomplete, or LayerStale when it is of another base."""
-        manifest = self.directories.verify(path)
-        if manifest.base_fingerprint != self.fingerprint:
-            raise LayerStale(f"The layer {path} was trained on another base than the one that is loaded; relearn it.")
-        directory = self.directories.root / path
-        try:
-            config = PeftConfig.from_pretrained(str(directory))
-            # From bytes, not from a mapped file: whoever damages the file later must not reach the running model.
-            weights = load((directory / WEIGHTS).read_bytes())
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            raise LayerIncomplete(f"The layer {path} is not readable: {error}.") from None
-        if not isinstance(config, LoraConfig) or config.modules_to_save or config.bias != "none":
-            raise LayerIncomplete(f"The layer {path} is no plain LoRA adapter; only those can be served.")
-        config.inference_mode = True
-        return ReadLayer(path, manifest, config, weights)
+        return read_layer(self.directories, path, self.fingerprint)
 
     def put(self, layer: ReadLayer) -> None:
         """Load a layer beside the others, evicting unused ones over budget; raises LayerIncomplete."""
@@ -133,10 +102,9 @@ class LayerShelf:
         name = next(self._names)
         try:
             self._add(name, layer)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (Misfit, RuntimeError, ValueError, KeyError, TypeError) as error:
             self._remove(name)
-            reason = str(error).strip().splitlines()[0]
-            raise LayerIncomplete(f"The layer {layer.path} does not fit the base model: {reason}.") from None
+            raise LayerIncomplete(f"The layer {layer.path} does not fit the base model: {misfit(error)}.") from None
         finally:
             self._changed()
         self._residents[layer.path] = _Resident(name, layer.size)
@@ -183,7 +151,7 @@ class LayerShelf:
         outcome: Any = set_peft_model_state_dict(self._model, weights, adapter_name=name, low_cpu_mem_usage=True)
         missing = [key for key in outcome.missing_keys if f".{name}." in key]
         if wrong := [*outcome.unexpected_keys, *missing]:
-            raise ValueError(f"its weights and its target modules differ at {wrong[0]}")
+            raise Misfit(f"its weights and its target modules differ at {wrong[0]}")
 
     def _remove(self, name: str) -> None:
         if self._tuner is not None and name in self._tuner.peft_config:

@@ -87,6 +87,8 @@ class Admin:
             raise RequestRefused(f"Run {run.id} is {run.state} already.")
         await self.store.runs.cancel(run, f"cancelled by {request.requested_by or 'an admin'}", self.clock())
         self.abort(run.id)
+        if run.layer_path:
+            await asyncio.to_thread(self.layers.retract, run.layer_path)
         _log.info("run.cancelled", persona=run.key.persona, trait=run.key.trait, run=run.id)
         return {"run": run.id}
 

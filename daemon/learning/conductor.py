@@ -204,6 +204,7 @@ class Conductor:
         current = await self.store.runs.get(run.id)
         if current and current.fence == run.fence and current.state.live and current.state is not RunState.PLANNED:
             await self.store.runs.retry(current, reason, self.clock(), failed=False)
+            await self._retract(current)
         self.layers.discard(run.id)
 
     async def _failed(self, run: Run, failure: Exception, log: structlog.stdlib.BoundLogger) -> None:
@@ -218,10 +219,17 @@ class Conductor:
             wait = backoff(run.failures)
             log.warning("run.retried", reason=reason, failures=run.failures + 1, of=attempts, again_in_s=round(wait))
             await self.store.runs.retry(current, reason, self.clock() + wait, failed=True)
+            await self._retract(current)
             return
         aside = await self.store.runs.fail(current, reason, self.clock())
+        await self._retract(current)
         log.error("run.failed", reason=reason, failures=run.failures + 1)
         log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
+
+    async def _retract(self, run: Run) -> None:
+        """Remove the layer that a run was about to promote: its row names it no longer."""
+        if run.layer_path:
+            await asyncio.to_thread(self.layers.retract, run.layer_path)
 
 
 async def _to_the_end(work: Coroutine[None, None, None]) -> None:

@@ -6,6 +6,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from daemon.errors import RuntimeUnreachable
+from daemon.runtimes.failures import in_words
 from daemon.runtimes.runtime import Observation
 
 TIMEOUT: Final = 5.0
@@ -34,12 +35,14 @@ class EmbeddedRuntime:
 
     kind = "embedded"
 
-    def __init__(self, name: str, url: str, token: str = "") -> None:
+    def __init__(self, name: str, url: str, token: str = "", key: str = "serve.token") -> None:
+        """The token stands at `key` in config.toml."""
         self.name = name
+        self._key = key
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         # Proxies of the environment are meant for the internet, not for a server of one's own.
-        self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        self._client = httpx.AsyncClient(headers=headers, trust_env=False)
 
     async def observe(self) -> dict[str, Observation]:
         """The revision served now, per persona; raises RuntimeUnreachable."""
@@ -48,12 +51,12 @@ class EmbeddedRuntime:
     async def reports(self) -> list[GenomeReport]:
         """All that the server says of its personas; raises RuntimeUnreachable."""
         try:
-            response = await self._client.get("/v1/genomes")
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
+            response = await self._client.get(f"{self.url}/v1/genomes", timeout=TIMEOUT)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            what = in_words(error, TIMEOUT)
             raise RuntimeUnreachable(f"The server at {self.url} does not answer ({what}); is it running?") from None
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            raise RuntimeUnreachable(f"The server at {self.url} wants another token; set serve.token to its own.")
+            raise RuntimeUnreachable(f"The server at {self.url} wants another token; set {self._key} to its own.")
         if response.status_code != httpx.codes.OK:
             raise RuntimeUnreachable(f"The server at {self.url} answers /v1/genomes with {response.status_code}.")
         try:

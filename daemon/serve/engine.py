@@ -65,6 +65,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Seat | Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[_Seat] = deque()
         self._seats: list[_Seat] = []
+        self._present = 0
+        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed = False
         self._thread.start()
@@ -72,7 +74,7 @@ class Engine:
     @property
     def busy(self) -> int:
         """How many requests are being answered or wait."""
-        return len(self._seats) + len(self._waiting) + self._inbox.qsize()
+        return self._present
 
     async def call(self, work: Callable[[], T]) -> T:
         """Run something on the engine's thread, between two turns, and return what it returns."""
@@ -99,6 +101,7 @@ class Engine:
             if self.busy >= ACTIVE + WAITING:
                 raise EngineBusy
             self._put(seat)
+            self._count(1)
         except PersonaError as error:
             yield Failed(error)
             return
@@ -128,6 +131,11 @@ class Engine:
             raise EngineStopped
         self._inbox.put(item)
 
+    def _count(self, change: int) -> None:
+        # On its way from one list to the next a request is in neither, so the lists cannot be counted.
+        with self._counting:
+            self._present += change
+
     def _work(self) -> None:
         try:
             self._serve()
@@ -145,6 +153,7 @@ class Engine:
             for seat in sorted(self._seats, key=lambda seat: seat.ask.layer or ""):
                 if not self._turn(seat):
                     self._seats.remove(seat)
+                    self._count(-1)
                     self.shelf.trim()
 
     def _take_in(self) -> bool:

@@ -1,6 +1,7 @@
 """The engines of this server: one per base model, loaded in the background when first needed."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.persona_genome import LayerShelf
 from daemon.serve.engine import Engine
+from daemon.serve.unloadable import why_not
 from daemon.training.engine.base import load_base
 
 RETRY: Final = 30.0
@@ -30,12 +32,14 @@ class Engines:
         self._threads = threads
         self._loading: dict[str, asyncio.Task[Engine]] = {}
         self._failed: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
         self.died = asyncio.Event()
         """Set when an engine's thread ended by itself: nothing it holds can be trusted any more."""
 
     def start(self, base_model: str) -> asyncio.Task[Engine]:
         """Begin to load a base model, unless it is loaded, being loaded, or failed a moment ago."""
-        key = _key(base_model)
+        key = self._key(base_model)
         task = self._loading.get(key)
         if task is None or self._worth_a_retry(key, task):
             task = self._loading[key] = asyncio.create_task(self._load(base_model), name=f"load {base_model}")
@@ -48,21 +52,20 @@ class Engines:
 
     def ready(self, base_model: str) -> bool:
         """Whether a base model answers."""
-        task = self._loading.get(_key(base_model))
-        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+        return _answers(self._loading.get(self._key(base_model)))
 
     def problem(self, base_model: str) -> str | None:
         """Why a base model does not answer yet, or None when it does."""
-        if self.ready(base_model):
+        task = self._loading.get(self._key(base_model))
+        if _answers(task):
             return None
-        task = self._loading.get(_key(base_model))
         if task is not None and task.done() and not task.cancelled():
             return str(task.exception())
         return f"The base model {base_model} is being loaded."
 
     def loaded(self) -> dict[str, Engine]:
         """Every engine that answers, by base model."""
-        return {key: task.result() for key, task in self._loading.items() if self.ready(key)}
+        return {key: task.result() for key, task in self._loading.items() if _answers(task)}
 
     async def close(self) -> None:
         """End every engine, and what is being loaded."""
@@ -85,24 +88,37 @@ class Engines:
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             base = load_base(base_model)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise BaseModelUnusable(f"The base model {base_model} cannot be loaded: {reason}.") from None
+        except Exception as error:  # noqa: BLE001 - a broken model takes its personas down, whatever the library says
+            raise BaseModelUnusable(
+                f"The base model {base_model} cannot be loaded: {why_not(base_model, error)}."
+            ) from None
         shelf = LayerShelf(base.model, base_fingerprint(base.folder), self.directories, self._memory)
         return Engine(base, shelf, self._threads, died)
 
     def _loaded(self, key: str, task: asyncio.Task[Engine]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failed[key] = time.monotonic()
-            sentence = str(error) if isinstance(error, PersonaError) else type(error).__name__
+        if task.cancelled():
+            return
+        if (error := task.exception()) is None:
+            self._told.pop(key, None)
+            return
+        self._failed[key] = time.monotonic()
+        sentence = str(error) if isinstance(error, PersonaError) else type(error).__name__
+        if self._told.get(key) != sentence:
+            # It is tried again and again; what is said once need not be said every time.
+            self._told[key] = sentence
             structlog.get_logger().error("base.failed", base_model=key, error=sentence)
 
     def _worth_a_retry(self, key: str, task: asyncio.Task[Engine]) -> bool:
-        if not task.done() or self.ready(key):
+        if not task.done() or _answers(task):
             return False
         return time.monotonic() - self._failed.get(key, 0.0) >= RETRY
 
+    def _key(self, base_model: str) -> str:
+        """One name per base model, however its folder is written; a folder that is gone keeps the name it had."""
+        if base_model and os.path.isdir(base_model):  # noqa: PTH112 - Path's raises where it may not look
+            self._keys[base_model] = str(Path(base_model).resolve())
+        return self._keys.get(base_model, base_model)
 
-def _key(base_model: str) -> str:
-    """One name per base model, however its folder is written."""
-    return str(Path(base_model).resolve()) if base_model and Path(base_model).is_dir() else base_model
+
+def _answers(task: asyncio.Task[Engine] | None) -> bool:
+    return task is not None and task.done() and not task.cancelled() and task.exception() is None

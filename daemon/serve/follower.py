@@ -74,6 +74,7 @@ class Follower:
         for served in self._roster.everyone():
             if served.persona not in names:
                 served.settled.set()
+        self._roster.load_missing()
 
     def _personas(self) -> set[str]:
         return {path.stem for path in self._directory.glob("*.json") if re.fullmatch(PERSONA_ID, path.stem)}
@@ -116,7 +117,7 @@ class Follower:
         except PersonaError as error:
             self._refuse(persona, str(error))
         except Exception as error:  # noqa: BLE001 - one persona's trouble must not end the following of the others
-            self._refuse(persona, f"The genome of {persona} cannot be served: {type(error).__name__}.")
+            self._refuse(persona, f"The genome of {persona} cannot be served; the server's log says more.", error)
         else:
             self._refused.pop(persona, None)
             seconds = round(time.monotonic() - began, 3)
@@ -124,10 +125,10 @@ class Follower:
             if served.error not in (None, told):
                 structlog.get_logger().warning("genome.stale", persona=persona, reason=served.error)
 
-    def _refuse(self, persona: str, sentence: str) -> None:
+    def _refuse(self, persona: str, sentence: str, surprise: Exception | None = None) -> None:
         served = self._roster.served(persona)
         if served.error != sentence:
-            structlog.get_logger().warning("genome.refused", persona=persona, reason=sentence)
+            structlog.get_logger().warning("genome.refused", persona=persona, reason=sentence, exc_info=surprise)
         served.error = sentence
         self._refused[persona] = time.monotonic()
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import hmac
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -17,9 +18,10 @@ from daemon.serve.asks import Ask
 from daemon.serve.metrics import Metrics
 from daemon.serve.protocol import ChatAsked, TextAsked
 from daemon.serve.refusals import Refusal, install
-from daemon.serve.roster import Roster, Turn
+from daemon.serve.roster import Roster, unknown_model
 from daemon.training.engine.chat import with_system
 
+T = TypeVar("T")
 PATIENCE: Final = 120.0
 """Seconds that a request waits for a base model that is being loaded."""
 _OPEN: Final = frozenset({"/healthz", "/readyz"})
@@ -63,7 +65,7 @@ def _add_completions(app: FastAPI, roster: Roster, metrics: Metrics, max_tokens:
     async def chat(request: Request, asked: ChatAsked) -> Response:
         asked.refuse_unsupported()
         messages, sampling = asked.conversation(), asked.sampling(max_tokens)
-        turn = await _turn(roster, asked.model)
+        turn = await _patiently(roster.turn(asked.model), asked.model)
         ask = Ask(with_system(messages, turn.system_prompt), sampling, turn.layer)
         return await respond(request, asked, ask, turn, metrics)
 
@@ -71,7 +73,7 @@ def _add_completions(app: FastAPI, roster: Roster, metrics: Metrics, max_tokens:
     async def complete(request: Request, asked: TextAsked) -> Response:
         asked.refuse_unsupported()
         text, sampling = asked.text(), asked.sampling(max_tokens)
-        turn = await _turn(roster, asked.model)
+        turn = await _patiently(roster.turn(asked.model), asked.model)
         return await respond(request, asked, Ask(text, sampling, turn.layer), turn, metrics)
 
 
@@ -81,8 +83,14 @@ def _add_listings(app: FastAPI, roster: Roster) -> None:
         names = [*roster.base_names()]
         for report in roster.reports():
             names += [report.persona, *(f"{report.persona}:{trait}" for trait in report.traits)]
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "persona-daemon"} for name in names]
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [_model(name) for name in names]}
+
+    # A base model of the hub has a slash in its name.
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if not await _patiently(roster.has(name), name):
+            raise unknown_model(name)
+        return _model(name)
 
     @app.get("/v1/genomes")
     async def genomes() -> GenomesReport:
@@ -96,19 +104,25 @@ def _add_operations(app: FastAPI, roster: Roster, metrics: Metrics) -> None:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        problems = roster.problems()
-        return JSONResponse({"ready": not problems, "problems": problems}, 503 if problems else 200)
+        missing = roster.problems()
+        answer = {"ready": not missing, "problems": [*missing, *roster.shortfalls()]}
+        return JSONResponse(answer, 503 if missing else 200)
 
     @app.get("/metrics")
     async def prometheus() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _turn(roster: Roster, model: str) -> Turn:
-    """Who answers, as soon as what that takes is loaded; raises Refusal."""
+def _model(name: str) -> dict[str, Any]:
+    """A model as OpenAI's API describes it."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "persona-daemon"}
+
+
+async def _patiently(work: Awaitable[T], model: str) -> T:
+    """What the roster says of a model, as soon as what that takes is loaded; raises Refusal."""
     try:
         async with asyncio.timeout(PATIENCE):
-            return await roster.turn(model)
+            return await work
     except PersonaError as error:
         raise refusal_of(error) from None
     except TimeoutError:

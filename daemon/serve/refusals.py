@@ -8,6 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from daemon.genome.validation import complaint
+
 _KINDS: Final = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error"}
 _RETRY_AFTER: Final = 2
 """Seconds; what a client is told that comes while something is being loaded."""
@@ -75,9 +77,7 @@ def _of_validation(problem: Mapping[str, Any]) -> Refusal:
     place = _place(problem["loc"])
     if problem["type"] == "json_invalid" or not place:
         return Refusal(400, "The body is not a JSON object with content-type application/json.", code="invalid_json")
-    if problem["type"] == "value_error":
-        return Refusal(400, str(problem["ctx"]["error"]), place, "invalid_value")
-    return Refusal(400, f"{place} {_what(problem['type'], problem.get('ctx', {}))}.", place, "invalid_value")
+    return Refusal(400, f"{place} {complaint(problem['type'], problem.get('ctx', {}))}.", place, "invalid_value")
 
 
 def _place(location: Sequence[str | int]) -> str:
@@ -89,25 +89,3 @@ def _place(location: Sequence[str | int]) -> str:
         elif part != "str" and not part.startswith("list["):  # which of several allowed types was tried
             place += f".{part}" if place else part
     return place
-
-
-def _what(kind: str, limits: Mapping[str, Any]) -> str:
-    """What is wrong with a value, by pydantic's name for it."""
-    match kind:
-        case "missing":
-            return "is missing"
-        case "greater_than_equal":
-            return f"must be at least {limits['ge']}"
-        case "less_than_equal":
-            return f"must be at most {limits['le']}"
-        case "less_than":
-            return f"must be less than {limits['lt']}"
-        case "literal_error":
-            return f"must be {limits.get('expected')}"
-        case "too_short" | "string_too_short":
-            return "must not be empty"
-        case "too_long":
-            return f"must have at most {limits.get('max_length')} entries"
-    kinds = {"string": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
-    expected = kinds.get(kind.split("_")[0], "an object" if kind.startswith(("model", "dict")) else None)
-    return f"must be {expected}" if expected else "is not what it must be"

@@ -125,17 +125,35 @@ class Roster:
         return self.configured.get(persona, self.default)
 
     def bases(self) -> list[str]:
-        """The base models that must be there before this server is ready, as the config names them."""
+        """The base models that the config named when this server started."""
         named = [self.default, *self.configured.values()]
         return sorted({speaker.base_model for speaker in named if speaker.base_model})
+
+    def load_missing(self) -> None:
+        """Begin to load, or to try again, the base models that somebody cannot be answered without."""
+        for base in self._needed():
+            self.engines.start(base)
+
+    def _needed(self) -> list[str]:
+        """The base models of those who have no revision in memory; who has one, needs no other that the config names.
+
+        The config is as old as this server, and may name what is no longer there.
+        """
+        waiting = {self.speaker(served.persona).base_model for served in self.everyone() if served.engine is None}
+        return sorted(waiting if self._served else {self.default.base_model})
 
     def problems(self) -> list[str]:
         """Why this server is not ready yet, in sentences."""
         if not self._opened.is_set():
             return ["The genome files have not been read yet."]
-        found = [problem for base in self.bases() if (problem := self.engines.problem(base))]
+        found = [problem for base in self._needed() if (problem := self.engines.problem(base))]
         waiting = [served.persona for served in self.everyone() if not served.settled.is_set()]
         return found + [f"The layers of {persona} are being loaded." for persona in waiting]
+
+    def shortfalls(self) -> list[str]:
+        """Who is answered, but not as the newest genome file asks for; why is not everybody's business."""
+        behind = [served.persona for served in self.everyone() if served.error]
+        return [f"{persona} is not served as its genome file says; GET /v1/genomes says why." for persona in behind]
 
     def reports(self) -> list[GenomeReport]:
         """What GET /v1/genomes says."""
@@ -175,7 +193,7 @@ class Roster:
             return Turn(await self.engines.get(base), "", BASE, 0, "", None, None, None)
         asked = wanted(model)
         if asked is None or not await self._knows(asked.persona):
-            raise Refusal(404, f"There is no model {model!r}; GET /v1/models lists them.", "model", "model_not_found")
+            raise unknown_model(model)
         served = self._served.get(asked.persona)
         if served is not None:
             await served.settled.wait()
@@ -222,6 +240,20 @@ class Roster:
             raise Refusal(404, sentence, "model", "model_not_found")
         return path, f"{asked.trait}@{asked.version}"
 
+    async def has(self, model: str) -> bool:
+        """Whether requests may name this model; loads nothing; raises PersonaError when nobody can say."""
+        await self._opened.wait()
+        if self._base_named(model) is not None:
+            return True
+        asked = wanted(model)
+        if asked is None or not await self._knows(asked.persona):
+            return False
+        try:
+            self._layer(asked, self._served.get(asked.persona) or Served(asked.persona))
+        except Refusal as refusal:
+            return refusal.status != 404
+        return True
+
     async def _knows(self, persona: str) -> bool:
         if persona in self._served or persona in self._once_known:
             return True
@@ -234,7 +266,7 @@ class Roster:
     def base_names(self) -> dict[str, str]:
         """Every base model by the name that requests use: a folder goes by its last part."""
         used = [*self.bases(), *(served.genome.base_model for served in self.everyone() if served.genome)]
-        return {Path(base).name if Path(base).is_dir() else base: base for base in used}
+        return {Path(base).name if Path(base).is_absolute() else base: base for base in used}
 
     def _base_named(self, model: str) -> str | None:
         if model in self._served:
@@ -252,3 +284,8 @@ class Roster:
             in_flight=dict(served.in_flight),
             error=served.error,
         )
+
+
+def unknown_model(name: str) -> Refusal:
+    """What is answered where no model goes by a name."""
+    return Refusal(404, f"There is no model {name!r}; GET /v1/models lists them.", "model", "model_not_found")

@@ -1,7 +1,6 @@
 """`persona serve`: gateway, engines and follower as one process, from the first look to the last answer."""
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
@@ -12,12 +11,12 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from daemon.config.values import is_loopback
-from daemon.errors import ConfigInvalid, PersonaError
+from daemon.errors import PersonaError
 from daemon.genome.directories import LayerDirectories
 from daemon.serve.engines import Engines
 from daemon.serve.follower import BEAT, Follower
 from daemon.serve.gateway import build_app
+from daemon.serve.listener import listen, url_of
 from daemon.serve.metrics import Metrics
 from daemon.serve.roster import Roster, Speaker
 
@@ -33,8 +32,6 @@ class ServeSettings:
     layers: Path
     default: Speaker
     personas: Mapping[str, Speaker] = field(default_factory=dict)
-    host: str = "127.0.0.1"
-    port: int = 8765
     token: str = ""
     memory: int = 2 * 10**9
     max_tokens: int = 512
@@ -44,14 +41,21 @@ class ServeSettings:
 
 
 async def serve(
-    settings: ServeSettings, known_personas: KnownPersonas | None = None, ready: Ready | None = None
+    settings: ServeSettings,
+    listener: socket.socket,
+    known_personas: KnownPersonas | None = None,
+    ready: Ready | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the URL once requests are taken; raises PersonaError."""
-    with listen(settings.host, settings.port, settings.token) as listener:
-        async with running(settings, known_personas) as server:
-            server.announce = lambda: _announce(address(listener), ready)
-            with _signals(server):
-                await server.serve(sockets=[listener])
+    """Serve at a bound socket until SIGTERM or SIGINT; `ready` is told the URL once requests are taken.
+
+    Raises PersonaError when it cannot.
+    """
+    # Before any model is loaded: two servers that were started at the same moment were both let in so far.
+    listen(listener)
+    async with running(settings, known_personas) as server:
+        server.announce = lambda: _announce(url_of(listener), ready)
+        with _signals(server):
+            await server.serve(sockets=[listener])
     structlog.get_logger().info("server.stopped")
 
 
@@ -103,27 +107,6 @@ async def running(settings: ServeSettings, known_personas: KnownPersonas | None 
     for task in ended:
         task.result()
         raise PersonaError("The server stopped because a part of it ended; its log says why.")
-
-
-def listen(host: str, port: int, token: str) -> socket.socket:
-    """A listening socket; raises ConfigInvalid without a needed token, PersonaError when the address is taken."""
-    if not token and not is_loopback(host):
-        raise ConfigInvalid(f"[serve] host {host} can be reached from outside; set serve.token, or host to 127.0.0.1.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        # What Python adds to the system's words repeats the address.
-        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-        raise PersonaError(
-            f"The server cannot listen at {host} port {port}: {reason}. Stop what uses it, or set serve.port."
-        ) from None
-
-
-def address(listener: socket.socket) -> str:
-    """The URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _announce(url: str, ready: Ready | None) -> None:

@@ -147,7 +147,10 @@ def configured(config: Config) -> list[Runtime]:
     token = config.serve.token.get_secret_value()
     if not config.runtimes:
         return [EmbeddedRuntime("embedded", config.serve.url, token)]
-    return [EmbeddedRuntime(name, runtime.url, token) for name, runtime in config.runtimes.items()]
+    return [
+        EmbeddedRuntime(name, runtime.url, runtime.token.get_secret_value() or token, f"runtimes.{name}.token")
+        for name, runtime in config.runtimes.items()
+    ]
 
 
 def _differs(layers: Path, wanted: GenomeFile) -> bool:

@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import signal
+import socket
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from daemon.config.settings import Config
 from daemon.errors import StoreError
+from daemon.serve.listener import bind, url_of
 from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
 from daemon.store.failures import as_sentences
@@ -17,12 +22,22 @@ from daemon.store.store import open_store
 async def serve(config: Config) -> None:
     """Serve until asked to stop; raises PersonaError when it cannot."""
     configure_logs(config.log)
+    notifier = Notifier()
+    # Before torch is imported, which takes seconds: whoever started us wants to know at once that a port is taken.
+    with bind(config.serve.host, config.serve.port, config.serve.token.get_secret_value()) as listener:
+        url = url_of(listener)
+        notifier.status(f"starting; it will serve at {url}")
+        structlog.get_logger().info("server.starting", url=url)
+        # Nothing has begun that a Ctrl-C would have to finish; the event loop's handler is deaf during an import.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        await _serve(config, listener, notifier)
+
+
+async def _serve(config: Config, listener: socket.socket, notifier: Notifier) -> None:
     # Threads that spin while they wait starve each other on shared cores; read once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from daemon.serve.roster import Speaker
     from daemon.serve.server import ServeSettings, serve
-
-    notifier = Notifier()
 
     def ready(url: str) -> None:
         notifier.status(f"serving at {url}")
@@ -35,8 +50,6 @@ async def serve(config: Config) -> None:
             persona: Speaker(config.persona(persona).base_model, config.persona(persona).system_prompt)
             for persona in config.personas
         },
-        host=config.serve.host,
-        port=config.serve.port,
         token=config.serve.token.get_secret_value(),
         memory=int(config.serve.memory_gb * 10**9),
         max_tokens=config.serve.max_tokens,
@@ -46,7 +59,7 @@ async def serve(config: Config) -> None:
 
     life = asyncio.create_task(_show_life(notifier))
     try:
-        await serve(settings, partial(corrected, config.store.path), ready)
+        await serve(settings, listener, partial(corrected, config.store.path), ready)
     finally:
         notifier.stopping()
         life.cancel()

@@ -1,6 +1,7 @@
 """A tiny random base model, layers that visibly change what it says, and a real server over them."""
 
 import asyncio
+import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import torch
@@ -22,8 +24,10 @@ from daemon.genome.directories import LayerDirectories, Published
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.genome_file import GenomeFile, TraitEntry
 from daemon.genome.manifest import Manifest
+from daemon.serve import engine_sequence
+from daemon.serve.listener import bind, url_of
 from daemon.serve.roster import Speaker
-from daemon.serve.server import KnownPersonas, ServeSettings, address, listen, running
+from daemon.serve.server import KnownPersonas, ServeSettings, running
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.chat import with_system
 
@@ -136,9 +140,9 @@ class House:
         return genome
 
     def settings(self, **changes: Any) -> ServeSettings:
-        """A server with the persona ada, at any free port."""
+        """A server with the persona ada."""
         speaker = Speaker(str(self.base), "Be brief.")
-        settings = ServeSettings(self.root, speaker, {"ada": speaker}, port=0, threads=1, grace=5, beat=0.5)
+        settings = ServeSettings(self.root, speaker, {"ada": speaker}, threads=1, grace=5, beat=0.5)
         return replace(settings, **changes)
 
 
@@ -176,6 +180,20 @@ def unwarned() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def slowly(seconds: float = 0.02) -> Iterator[threading.Event]:
+    """Every token takes this long at least, so that what is under way stays so, until the event is set."""
+    hurry = threading.Event()
+    forward = engine_sequence._forward
+
+    def slow(*arguments: Any) -> torch.Tensor:
+        hurry.wait(seconds)
+        return forward(*arguments)
+
+    with patch.object(engine_sequence, "_forward", slow):
+        yield hurry
+
+
 @dataclass
 class Running:
     """A server that answers."""
@@ -187,12 +205,12 @@ class Running:
     def http(self) -> httpx.AsyncClient:
         """A plain client."""
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=120, trust_env=False)
 
     @property
     def openai(self) -> AsyncOpenAI:
         """OpenAI's client, which tries nothing twice."""
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.token or "none", max_retries=0, timeout=30)
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.token or "none", max_retries=0, timeout=120)
 
     async def genome(self, persona: str = "ada") -> dict[str, Any]:
         """What the server says of a persona."""
@@ -214,6 +232,11 @@ class Running:
             return await ask(client, model, tokens)
 
 
+async def in_flight(server: Running, expected: dict[str, int]) -> bool:
+    """Whether these are the requests of ada under way, per layer."""
+    return bool((await server.genome())["in_flight"] == expected)
+
+
 async def ask(client: AsyncOpenAI, model: str, tokens: int = 12) -> str:
     """The greedy answer to the usual question, over a client that stays open."""
     answer = await client.chat.completions.create(
@@ -225,7 +248,7 @@ async def ask(client: AsyncOpenAI, model: str, tokens: int = 12) -> str:
     return answer.choices[0].message.content or ""
 
 
-async def until(true: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+async def until(true: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     """Wait for something to come true, and fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not await true():
@@ -238,10 +261,10 @@ async def serving(
     settings: ServeSettings, known_personas: KnownPersonas | None = None, wait: bool = True
 ) -> AsyncIterator[Running]:
     """A server in this event loop, over a real socket; ready unless told not to wait for it."""
-    with listen(settings.host, settings.port, settings.token) as listener:
+    with bind("127.0.0.1", 0, settings.token) as listener:
         async with running(settings, known_personas) as server:
             task = asyncio.create_task(server.serve(sockets=[listener]))
-            here = Running(address(listener), settings.token)
+            here = Running(url_of(listener), settings.token)
             try:
 
                 async def ready() -> bool:

@@ -1,5 +1,6 @@
 """Genomes in memory: layers beside each other, leased, evicted, and the base unharmed by them."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from daemon.genome.persona_genome import LayerShelf, PersonaGenome
 from daemon.training.engine.base import Base, load_base
 from tests.integration.serve_support import House, house_at, unwarned
 
+HEADER = (
+    (62).to_bytes(8, "little") + b'{"a": {"dtype": "NONE", "shape": [1], "data_offsets": [0, 4]}}'.ljust(62) + b"1234"
+)
+"""A header of the right form with nothing in it that can be read."""
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
@@ -143,18 +148,43 @@ def test_a_layer_that_does_not_fit_the_base_is_refused_and_leaves_nothing(house:
     plain = logits(base)
     shelf = shelf_of(house, base)
     read = shelf.read(house.publish(1).path)
-    for wrong in (
-        {key: tensor for key, tensor in read.weights.items() if "lora_A" in key},
-        {key: torch.zeros(3, 3) for key in read.weights},
-        {f"{key}.more": tensor for key, tensor in read.weights.items()},
+    other = copy.deepcopy(read.config)
+    other.target_modules = ["nowhere"]
+    empty = copy.deepcopy(read.config)
+    empty.r = 0
+    for config, weights, sentence in (
+        (read.config, {key: tensor for key, tensor in read.weights.items() if "lora_A" in key}, "modules differ at"),
+        (read.config, {key: torch.zeros(3, 3) for key in read.weights}, "its weights have other shapes than the model"),
+        (read.config, {f"{key}.more": tensor for key, tensor in read.weights.items()}, "modules differ at"),
+        (other, read.weights, "the model has none of the modules that it is for"),
+        (empty, read.weights, "PEFT can do nothing with its adapter_config.json"),
     ):
-        bad = type(read)(read.path, read.manifest, read.config, wrong)
-        with pytest.raises(LayerIncomplete, match="does not fit the base model"):
+        bad = type(read)(read.path, read.manifest, config, weights)
+        with pytest.raises(LayerIncomplete, match=rf"^The layer {read.path} does not fit the base model: .*{sentence}"):
             shelf.put(bad)
         assert torch.equal(logits(base), plain)
     shelf.put(read)
     shelf.activate(read.path)
     assert torch.equal(logits(base), by_peft(house, read.path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("adapter_config.json", b"{", "is not readable: its adapter_config.json is none that PEFT knows."),
+        ("adapter_config.json", b'{"peft_type": "NONE"}', "is not readable: its adapter_config.json is none that PEFT"),
+        ("adapter_config.json", b'{"peft_type": "LOHA"}', "is no plain LoRA adapter; only those can be served."),
+        ("adapter_model.safetensors", HEADER, "is not readable: its adapter_model.safetensors is damaged."),
+    ],
+)
+def test_what_is_no_adapter_gets_a_sentence(house: House, base: Base, name: str, content: bytes, sentence: str) -> None:
+    staged = house.directories.staging("r1", 1)
+    shutil.copytree(house.root / house.publish(1).path, staged)
+    (staged / name).write_bytes(content)
+    manifest = house.directories.verify(house.publish(1).path).model_copy(update={"version": 2})
+    layer = house.directories.publish(staged, manifest)
+    with pytest.raises(LayerIncomplete, match=rf"^The layer {layer.path} {sentence}"):
+        shelf_of(house, base).read(layer.path)
 
 
 def test_damage_to_the_files_does_not_reach_a_loaded_layer(house: House, base: Base) -> None:

@@ -87,7 +87,7 @@ async def test_cancel(school: School) -> None:
     assert await school.ask("cancel", run=run.id) == ("done", {"run": run.id})
     assert await school.ask("cancel", run=run.id) == ("refused", {"error": f"Run {run.id} is cancelled already."})
     state, result = await school.ask("cancel", run="nope")
-    assert (state, result["error"]) == ("refused", "There is no run 'nope'; see: persona runs list")
+    assert (state, result["error"]) == ("refused", "No single run begins with 'nope'; see: persona runs list")
     assert where(school.path)["five"] == "pending"
 
 

@@ -216,7 +216,15 @@ async def test_invariant_4_a_layer_that_did_not_survive_the_crash_is_trained_aga
     again = await school.run(run.id)
     assert (again.state, again.failures, again.layer_path) == (RunState.PLANNED, 1, None)
     assert await speaks(school.store) == 2 and batch(school) == {"claimed"}
+    assert school.published() == ["v0001", "v0002"], "what no row names any more is gone"
     assert (await school.conduct()).state is RunState.PROMOTED
+
+
+async def test_a_run_that_is_cancelled_before_its_promotion_takes_its_layer_along(school: School) -> None:
+    run = await crashed_before_promotion(school)
+    assert school.published() == ["v0001", "v0002", "v0003"]
+    assert (await school.ask("cancel", run=run.id))[0] == "done"
+    assert school.published() == ["v0001", "v0002"] and batch(school) == {"pending"}
 
 
 async def test_a_rollback_after_the_crash_sends_the_run_back_to_training(school: School) -> None:

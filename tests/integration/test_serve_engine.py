@@ -17,7 +17,7 @@ from daemon.serve.asks import Ask, Ended, Event, Failed, Piece, PromptRefused, R
 from daemon.serve.engine import ACTIVE, Engine, EngineBusy, EngineStopped
 from daemon.serve.roster import Turn
 from daemon.training.engine.base import load_base
-from tests.integration.serve_support import ASKED, CONTEXT, House, house_at, until
+from tests.integration.serve_support import ASKED, CONTEXT, House, house_at, slowly, until
 
 LONG = CONTEXT - 100
 
@@ -52,10 +52,13 @@ def text(said: list[Event]) -> str:
 async def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine, house: House) -> None:
     layer = house.publish(1).path
     alone = [text(await events(engine, asking(tokens))) for tokens in (LONG, 5)]
-    long = asyncio.create_task(events(engine, asking(LONG)))
-    await until(lambda: busy(engine, 1))
-    others = await asyncio.gather(*(events(engine, asking(5, layer if odd else None)) for odd in (True, False)))
-    assert not long.done()
+    with slowly() as hurry:
+        long = asyncio.create_task(events(engine, asking(LONG)))
+        await until(lambda: busy(engine, 1))
+        others = await asyncio.gather(*(events(engine, asking(5, layer if odd else None)) for odd in (True, False)))
+        assert not long.done()
+        hurry.set()
+        await long
     assert [text(await long), text(others[1])] == alone
     assert text(others[0]) != alone[1]
 
@@ -142,9 +145,10 @@ async def test_an_answer_ends_where_the_context_ends(engine: Engine) -> None:
 
 
 async def test_closing_answers_everyone(engine: Engine) -> None:
-    waiting = [asyncio.create_task(events(engine, asking(LONG))) for _ in range(ACTIVE + 2)]
-    await until(lambda: busy(engine, ACTIVE + 2))
-    await engine.close()
+    with slowly():
+        waiting = [asyncio.create_task(events(engine, asking(LONG))) for _ in range(ACTIVE + 2)]
+        await until(lambda: busy(engine, ACTIVE + 2))
+        await engine.close()
     for said in await asyncio.gather(*waiting):
         assert isinstance(said[-1], Failed)
         assert isinstance(said[-1].error, EngineStopped)
@@ -157,7 +161,12 @@ async def test_closing_answers_everyone(engine: Engine) -> None:
 
 async def test_too_many_requests_are_turned_away(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.serve.engine.WAITING", 1)
-    said = await asyncio.gather(*(events(engine, asking(30)) for _ in range(ACTIVE + 5)))
+    with slowly() as hurry:
+        asked = [asyncio.create_task(events(engine, asking(30))) for _ in range(ACTIVE + 5)]
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        hurry.set()
+        said = await asyncio.gather(*asked)
+    assert len(done) == 4, "who is turned away does not wait"
     turned_away = [one for one in said if isinstance(one[-1], Failed)]
     assert len(turned_away) == 4
     assert {type(one[-1].error) for one in turned_away if isinstance(one[-1], Failed)} == {EngineBusy}
@@ -173,7 +182,7 @@ async def test_an_engine_that_dies_says_so_and_leaves_nobody_waiting(house: Hous
     said = await asyncio.gather(*(events(engine, asking(tokens)) for tokens in (2, LONG)))
     assert isinstance(said[0][-1], Ended)
     assert isinstance(said[1][-1], Failed)
-    assert await asyncio.to_thread(died.wait, 10)
+    assert await asyncio.to_thread(died.wait, 60)
     await engine.close()
 
 

@@ -15,7 +15,17 @@ import structlog.testing
 
 from daemon.genome import genome_file
 from daemon.genome.directories import Published
-from tests.integration.serve_support import ASKED, House, Running, house_at, reference, serving, until
+from tests.integration.serve_support import (
+    ASKED,
+    House,
+    Running,
+    house_at,
+    in_flight,
+    reference,
+    serving,
+    slowly,
+    until,
+)
 
 CHAT = "/v1/chat/completions"
 
@@ -89,21 +99,19 @@ async def test_requests_in_flight_finish_on_the_version_they_began_with(house: H
     house.revise(1, rust=old)
     # No room for two: only the requests in flight keep the old layer in memory.
     async with serving(house.settings(memory=1)) as server:
-        crowd = Crowd(server, 300)
-        asking = [asyncio.create_task(crowd.ask()) for _ in range(6)]
-        await until(lambda: in_flight(server, {"rust@1": 6}))
-        crowd.leave()
-        house.revise(2, rust=new)
-        await server.served(2)
-        assert (await server.genome())["in_flight"] == {"rust@1": 6}, "they are not done yet"
-        assert await server.says("ada:rust", 8) == reference(house, new, ASKED, 8)
-        await asyncio.gather(*asking)
+        with slowly() as hurry:
+            crowd = Crowd(server, 300)
+            asking = [asyncio.create_task(crowd.ask()) for _ in range(6)]
+            await until(lambda: in_flight(server, {"rust@1": 6}))
+            crowd.leave()
+            house.revise(2, rust=new)
+            await server.served(2)
+            assert (await server.genome())["in_flight"] == {"rust@1": 6}, "they are not done yet"
+            assert await server.says("ada:rust", 8) == reference(house, new, ASKED, 8)
+            hurry.set()
+            await asyncio.gather(*asking)
         assert {text for _, _, text in crowd.answers} == {reference(house, old, ASKED, 300)}
         await until(lambda: in_flight(server, {}))
-
-
-async def in_flight(server: Running, expected: dict[str, int]) -> bool:
-    return bool((await server.genome())["in_flight"] == expected)
 
 
 def _flip_a_byte(house: House, layer: Published) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import httpx
 import openai
 import pytest
 
-from daemon.errors import PersonaError, RuntimeUnreachable, StoreBusy, StoreError
+from daemon.config.settings import Config
+from daemon.errors import RuntimeUnreachable, StoreBusy, StoreError
+from daemon.runtimes import embedded
 from daemon.runtimes.embedded import EmbeddedRuntime
 from daemon.runtimes.runtime import Observation
+from daemon.serve.listener import bind
 from daemon.serve.roster import Speaker
-from daemon.serve.server import listen
+from daemon.service.reconciler import configured
 from daemon.service.serving import corrected
 from tests.integration.serve_support import (
     ASKED,
@@ -23,9 +26,11 @@ from tests.integration.serve_support import (
     House,
     ask,
     house_at,
+    in_flight,
     make_base,
     reference,
     serving,
+    slowly,
     until,
 )
 from tests.integration.store_support import a_store, write
@@ -36,6 +41,12 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture
 def house(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> House:
     return house_at(tmp_path, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with much to do even a server that is well takes its time."""
+    monkeypatch.setattr(embedded, "TIMEOUT", 60.0)
 
 
 async def test_answers_equal_transformers_and_peft(house: House) -> None:
@@ -51,6 +62,36 @@ async def test_answers_equal_transformers_and_peft(house: House) -> None:
         assert await ask(client, house.base.name, 40) != plain, "the base model's name brings no system prompt"
         models = {model.id async for model in await client.models.list()}
         assert models == {"serve-base", "ada", "ada:rust"}
+
+
+async def test_a_model_can_be_retrieved_by_every_name_that_is_answered(house: House) -> None:
+    house.publish(1)
+    house.revise(4, rust=house.publish(2))
+
+    async def known() -> set[str]:
+        return {"eve"}
+
+    # A base model of the hub, which needs not be loaded to be named.
+    hub = "org/some-base"
+    settings = house.settings(default=Speaker(hub))
+    async with serving(settings, known_personas=known) as server, server.openai as client:
+        there = ("ada", "ada:rust", "ada:rust@2", "ada:rust@1", "ada:untrained", "eve", "eve:rust", "serve-base", hub)
+        for name in (*there, str(house.base)):
+            model = await client.models.retrieve(name)
+            assert (model.id, model.object) == (name, "model")
+        for name in ("ada:rust@9", "ada:", "mallory", "org/other", "ada/rust", "org"):
+            with pytest.raises(openai.NotFoundError) as refused:
+                await client.models.retrieve(name)
+            assert refused.value.code == "model_not_found"
+            assert refused.value.body == {
+                "message": f"There is no model {name!r}; GET /v1/models lists them.",
+                "type": "invalid_request_error",
+                "param": "model",
+                "code": "model_not_found",
+            }
+        async with server.http as plain:
+            assert (await plain.get(f"/v1/models/{hub}")).json()["id"] == hub
+            assert (await plain.get("/v1/models/")).status_code == 404
 
 
 async def test_an_answer_says_who_spoke(house: House) -> None:
@@ -234,13 +275,74 @@ async def test_a_token_is_asked_for_everywhere_but_at_the_probes(house: House) -
         await wrong.close()
 
 
-async def test_a_runtime_that_is_not_there_is_unreachable(house: House) -> None:
-    with listen("127.0.0.1", 0, "") as listener:
-        port = listener.getsockname()[1]
-    runtime = EmbeddedRuntime("main", f"http://127.0.0.1:{port}/")
-    with pytest.raises(RuntimeUnreachable, match="does not answer"):
-        await runtime.observe()
-    await runtime.close()
+async def test_a_token_may_belong_to_one_runtime(house: House) -> None:
+    async with serving(house.settings(token="s3cret")) as server:
+        named = {"url": server.url, "token": "s3cret"}
+        for sections, sentence in (
+            ({"runtimes": {"far": named}, "serve": {"token": "other"}}, None),
+            ({"runtimes": {"far": {**named, "token": ""}}, "serve": {"token": "s3cret"}}, None),
+            ({"runtimes": {"far": {**named, "token": "other"}}}, r"wants another token; set runtimes\.far\.token to"),
+            ({"serve": {"port": int(server.url.rpartition(":")[2])}}, r"wants another token; set serve\.token to"),
+        ):
+            config = Config.model_validate(sections)
+            assert "s3cret" not in repr(config)
+            (runtime,) = configured(config)
+            if sentence is None:
+                assert await runtime.observe() == {"ada": Observation(0)}
+            else:
+                with pytest.raises(RuntimeUnreachable, match=sentence):
+                    await runtime.observe()
+            await runtime.close()
+
+
+SILENT: list[tuple[bytes | None, str]] = [
+    (None, "no answer within 0.5 s"),
+    (b"", "it closed the connection too early"),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "it closed the connection too early"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "it does not speak HTTP"),
+]
+
+
+@pytest.mark.parametrize(("answer", "sentence"), SILENT, ids=[sentence for _, sentence in SILENT])
+async def test_a_runtime_that_answers_nothing_of_use_is_unreachable(
+    answer: bytes | None, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if answer is None:
+        monkeypatch.setattr(embedded, "TIMEOUT", 0.5)
+    said = asyncio.Event()
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer or b"")
+            if answer is None:
+                await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        said.set()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    async with server:
+        runtime = EmbeddedRuntime("main", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(RuntimeUnreachable, match=rf"does not answer \({sentence}\); is it running\?"):
+            await runtime.observe()
+        await runtime.close()
+        await said.wait()
+
+
+async def test_a_runtime_that_is_not_there_is_unreachable() -> None:
+    with bind("127.0.0.1", 0, "") as bound:
+        port = bound.getsockname()[1]
+        for url, sentence in (
+            (f"http://127.0.0.1:{port}/", "connection refused"),
+            (f"http://localhost:{port}/", "connection refused"),
+            ("http://nobody..invalid", "no address is known by that name"),
+            ("http://nöbody..invalid", "that is no address"),
+        ):
+            runtime = EmbeddedRuntime("main", url)
+            with pytest.raises(RuntimeUnreachable, match=rf"does not answer \({sentence}\); is it running\?"):
+                await runtime.observe()
+            await runtime.close()
 
 
 async def test_curl_gets_the_same_answer(house: House) -> None:
@@ -328,42 +430,23 @@ async def test_metrics_count_by_persona_and_name_no_text(house: House) -> None:
 async def test_clients_that_leave_cancel_their_answers(house: House) -> None:
     body = {"model": "ada", "messages": ASKED, "max_tokens": CONTEXT}
     async with serving(house.settings()) as server:
-        clients = [server.http for _ in range(12)]
-        streams = [
-            client.send(client.build_request("POST", CHAT, json={**body, "stream": True}), stream=True)
-            for client in clients[:6]
-        ]
-        waiting = [asyncio.create_task(client.post(CHAT, json=body)) for client in clients[6:]]
-        responses = await asyncio.gather(*streams)
-
-        async def all_in() -> bool:
-            return bool((await server.genome())["in_flight"] == {"base": 12})
-
-        await until(all_in)
-        for response in responses:
-            await response.aclose()
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        for client in clients:
-            await client.aclose()
-
-        async def none_left() -> bool:
-            return bool((await server.genome())["in_flight"] == {})
-
-        await until(none_left)
+        with slowly() as hurry:
+            clients = [server.http for _ in range(12)]
+            streams = [
+                client.send(client.build_request("POST", CHAT, json={**body, "stream": True}), stream=True)
+                for client in clients[:6]
+            ]
+            waiting = [asyncio.create_task(client.post(CHAT, json=body)) for client in clients[6:]]
+            responses = await asyncio.gather(*streams)
+            await until(lambda: in_flight(server, {"base": 12}))
+            for response in responses:
+                await response.aclose()
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            for client in clients:
+                await client.aclose()
+            await until(lambda: in_flight(server, {}))
+            hurry.set()
         async with server.http as http:
             assert 'persona_requests_total{outcome="left",persona="ada"} 12.0' in (await http.get("/metrics")).text
-
-
-def test_a_port_that_is_taken_gets_a_sentence() -> None:
-    with listen("127.0.0.1", 0, "") as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PersonaError, match=rf"127.0.0.1 port {port}: address already in use. Stop .* serve.port"):
-            listen("127.0.0.1", port, "")
-
-
-def test_an_open_address_without_a_token_is_refused() -> None:
-    with pytest.raises(PersonaError, match=r"set serve.token"):
-        listen("0.0.0.0", 0, "")
-    listen("0.0.0.0", 0, "s3cret").close()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -16,7 +17,7 @@ from daemon.genome.directories import LayerDirectories
 from daemon.genome.manifest import Manifest
 
 
-def manifest(version: int = 7) -> Manifest:
+def manifest(version: int = 7, **changes: Any) -> Manifest:
     return Manifest(
         persona="ada",
         trait="rust",
@@ -28,7 +29,7 @@ def manifest(version: int = 7) -> Manifest:
         target_modules="all-linear",
         created_at=datetime(2026, 1, 2, tzinfo=UTC),
         program_version="0.1.0",
-    )
+    ).model_copy(update=changes)
 
 
 @pytest.fixture
@@ -70,6 +71,59 @@ def test_publishing_again_after_a_crash_answers_the_same(layers: LayerDirectorie
     assert layers.publish(staged, manifest()) == first
     with pytest.raises(LayerIncomplete, match="no candidate of ada:rust@8"):
         layers.publish(staged, manifest(8))
+
+
+def test_what_an_earlier_attempt_published_is_replaced(layers: LayerDirectories) -> None:
+    learnt = ["c1", "c2"]
+    others = [
+        layers.publish(stage(layers, "r0", fill=5.0), manifest(6, learnt=["c0"])),
+        layers.publish(stage(layers, "r2", fill=6.0), manifest(70, learnt=learnt)),
+        layers.publish(stage(layers, "r3", fill=7.0), manifest(learnt=learnt, trait="go")),
+    ]
+    first = layers.publish(stage(layers, fill=1.0), manifest(learnt=learnt))
+    # Nobody came to promote it; the run is tried again, without the correction that was set aside meanwhile.
+    second = layers.publish(stage(layers, fill=2.0), manifest(learnt=["c2"]))
+    assert first.path != second.path
+    assert not (layers.root / first.path).exists()
+    assert layers.find("ada", "rust", 7) == second.path
+    for layer in (second, *others):
+        assert layers.verify(layer.path)
+    # And once more, with the content of the first attempt.
+    assert layers.publish(stage(layers, fill=1.0), manifest(learnt=learnt)) == first
+    assert not (layers.root / second.path).exists()
+    assert [path for path in (layers.root / ".staging").iterdir() if not path.name.startswith("r")] == []
+
+
+def test_a_layer_of_another_store_is_not_touched(layers: LayerDirectories) -> None:
+    before = layers.publish(stage(layers, fill=1.0), manifest(learnt=["of another store"]))
+    created = datetime(2026, 1, 3, tzinfo=UTC)
+    after = layers.publish(stage(layers, fill=2.0), manifest(learnt=["c1"], created_at=created))
+    assert layers.verify(before.path) and layers.verify(after.path)
+    assert layers.find("ada", "rust", 7) == after.path
+    older = manifest(learnt=["c2"], created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    layers.publish(stage(layers, fill=3.0), older)
+    assert layers.find("ada", "rust", 7) == after.path, "the one made last, whatever its hash"
+
+
+def test_a_layer_that_is_not_promoted_can_be_retracted(layers: LayerDirectories) -> None:
+    kept = layers.publish(stage(layers, fill=1.0), manifest(6))
+    gone = layers.publish(stage(layers, fill=2.0), manifest(7))
+    layers.retract(gone.path)
+    layers.retract(gone.path)
+    layers.retract("ada/never-was/v0007-00000000")
+    assert (layers.find("ada", "rust", 6), layers.find("ada", "rust", 7)) == (kept.path, None)
+    assert not (layers.root / gone.path).exists()
+    assert list((layers.root / ".staging").glob("tmp*")) == []
+    (layers.root.parent / "v0007-00000000").mkdir()
+    layers.retract("../v0007-00000000")
+    assert (layers.root.parent / "v0007-00000000").is_dir(), "what is no layer of ours is not touched"
+
+
+def test_one_attempts_layer_does_not_stand_in_for_anothers(layers: LayerDirectories) -> None:
+    staged = stage(layers)
+    layers.publish(staged, manifest(metrics={"learnt": 1}))
+    with pytest.raises(LayerIncomplete, match="no candidate of ada:rust@7"):
+        layers.publish(layers.staging("r1", 2), manifest(metrics={"learnt": 2}))
 
 
 def test_discard_leaves_nothing_of_a_run(layers: LayerDirectories) -> None:
@@ -115,7 +169,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda d: (d / "adapter_config.json").unlink(), "adapter_config.json is missing"),
     "extra": (lambda d: (d / "adapter_model.bin").touch(), "adapter_model.bin is not in its manifest"),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "No such file"),
-    "empty manifest": (lambda d: (d / "manifest.json").write_text(""), "manifest.json is not readable"),
+    "empty manifest": (lambda d: (d / "manifest.json").write_text(""), "manifest.json is not readable: it is no"),
+    "cut manifest": (lambda d: (d / "manifest.json").write_text('{"'), "it is no JSON at line 1, column 2"),
+    "bare manifest": (lambda d: (d / "manifest.json").write_text("{}"), "manifest.json is not readable: persona is"),
     "binary manifest": (lambda d: (d / "manifest.json").write_bytes(b"\xff\xfe"), "manifest.json is not readable"),
     "linked file": (_link, "adapter_model.safetensors is no file of a layer"),
     "linked directory": (_move_whole, "symbolic link"),

@@ -82,13 +82,18 @@ def test_a_genome_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "not usable"),
-        (b"{", "not usable"),
-        (b"\xff\xfe", "not usable"),
-        (b"[]", "not usable"),
-        (b'{"persona": "ada"}', "revision: Field required"),
+        (b"", "it is no JSON at line 1, column 0"),
+        (b"{", "it is no JSON at line 1, column 1"),
+        (b"\xff\xfe", "it is no JSON at line 1, column 1"),
+        (b"[]", "its content must be an object"),
+        (b'{"persona": "ada"}', "revision is missing"),
         (b'{"persona": "eve", "revision": 1, "base_model": "tiny"}', "is of the persona eve"),
-        (b'{"persona": "ada", "revision": -1, "base_model": "tiny"}', "revision"),
+        (b'{"persona": "../eve", "revision": 1, "base_model": "tiny"}', "persona is not written as it must be"),
+        (b'{"persona": "ada", "revision": -1, "base_model": "tiny"}', "revision must be at least 0"),
+        (b'{"persona": "ada", "revision": "two", "base_model": "tiny"}', "revision must be a whole number"),
+        (b'{"persona": "ada", "revision": 2, "base_model": null}', "base_model must be text"),
+        (b'{"persona": "ada", "revision": 2, "base_model": "tiny", "traits": []}', "traits must be an object"),
+        (b'{"persona": "ada", "revision": 2, "base_model": "tiny", "traits": {"a": 1}}', "traits.a must be an object"),
     ],
 )
 def test_a_malformed_genome_file_gets_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
