@@ -95,7 +95,7 @@ def rollback(
     if result["quarantined"]:
         learnt = count(result["quarantined"], "correction")
         them = "it" if result["quarantined"] == 1 else "them"
-        say(f"Quarantined: {learnt} that {undone} learnt. To have {them} learnt again:")
+        say(f"Quarantined: {learnt} that {undone} learnt. To have the next layer learn {them} again:")
         say(f"  persona corrections release --persona {persona} --trait {trait}")
     say(f"To bring v{result['undone'][0]} back as it was:")
     say(f"  persona genome pin {persona} {trait} {result['undone'][0]}")
@@ -113,6 +113,8 @@ def pin(
     result = _asked(config, "pin", {"persona": persona, "trait": trait, "version": version}, json)
     if not json:
         say(f"{persona}:{trait} is pinned to version {result['version']} (revision {result['revision']}).")
+        if result["released"]:
+            say(f"{count(result['released'], 'correction')} that it learnt came out of quarantine with it.")
         say(f"It is not trained until: persona genome unpin {persona} {trait}")
 
 

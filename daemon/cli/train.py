@@ -1,10 +1,11 @@
 """`persona train`: what is pending becomes runs now."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from daemon.config.settings import Config
     from daemon.domain import Run
     from daemon.service.daemon import Daemon
+    from daemon.store.lock import StoreLock
     from daemon.store.store import Store
+
+
+_OWED_S: Final = 60.0
+"""How long the daemon may take to plan what it owes, once the run before it has ended."""
+_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,9 +31,8 @@ class Outcome:
     """The runs that train what was asked for, and what others wait for."""
 
     runs: "list[Run]"
-    waits: Mapping[str, str]
-    hindered: Sequence[str]
-    """Those of the waiting that cannot be trained at all as things are."""
+    answer: Mapping[str, Any]
+    """What came of the request: which runs are new, what waits, and why."""
     followed: bool
     """Whether the runs were waited for."""
 
@@ -48,7 +54,7 @@ def train(
         _tell_what_goes_on(loaded)
         raise
     if json:
-        print_json({"runs": [run_document(run) for run in outcome.runs], "waits": dict(outcome.waits)})
+        print_json({"runs": [run_document(run) for run in outcome.runs], "waits": outcome.answer["waits"]})
     elif outcome.runs:
         _tell(outcome)
     else:
@@ -70,64 +76,76 @@ async def _train(config: "Config", wish: dict[str, str | None], wait: bool) -> O
 
 async def _by_the_daemon(config: "Config", wish: dict[str, str | None], wait: bool) -> Outcome:
     from daemon.cli.asking import ask_daemon, opened
-    from daemon.cli.following import follow
     from daemon.store.lock import StoreLock
 
-    result = await ask_daemon(config, "train", wish)
+    answer = await ask_daemon(config, "train", wish)
     lock = StoreLock(config.store.path)
     async with opened(config) as store:
-        ids = await _concerned(store, result["runs"], wish)
         if not wait:
-            planned = [run for run in [await store.runs.get(run_id) for run_id in result["runs"]] if run]
-            return Outcome(planned, result["waits"], result["hindered"], followed=False)
-        runs = await follow(store, ids, lock, lock.held)
+            return Outcome(await _runs(store, [*answer["runs"], *answer["under_way"]]), answer, followed=False)
+        runs = await _followed(store, lock, answer)
     if any(run.state.live for run in runs):
         raise DaemonSilent("The daemon stopped meanwhile; the runs go on when it is started again.")
-    return Outcome(runs, result["waits"], result["hindered"], followed=True)
+    return Outcome(runs, answer, followed=True)
+
+
+async def _followed(store: "Store", lock: "StoreLock", answer: Mapping[str, Any]) -> "list[Run]":
+    """Watch the daemon carry out what was asked for, and then what it owes for what came later."""
+    from daemon.cli.following import follow
+
+    runs = await follow(store, [*answer["runs"], *answer["under_way"]], lock, lock.held)
+    deadline = time.monotonic() + _OWED_S
+    owed = {run.key for run in runs if str(run.key) in answer["owed"]}
+    while owed and lock.held() and time.monotonic() < deadline:
+        known = {run.id for run in runs}
+        later = [run for key in owed for run in await store.runs.latest(1, *key) if run.id not in known]
+        owed -= {run.key for run in later}
+        runs += await follow(store, [run.id for run in later], lock, lock.held)
+        await asyncio.sleep(_POLL_S)
+    return runs
 
 
 async def _by_ourselves(daemon: "Daemon", wish: dict[str, str | None]) -> Outcome:
     """Plan and conduct, as the daemon would."""
     from daemon.cli.asking import carried_out
     from daemon.cli.following import follow
+    from daemon.learning.planner import Ask
     from daemon.service import lifecycle
     from daemon.store.lock import StoreLock
 
-    result = await carried_out(daemon, "train", wish)
-    ids = await _concerned(daemon.store, result["runs"], wish)
+    answer = await carried_out(daemon, "train", wish)
+    ids = [*answer["runs"], *answer["under_way"]]
     if not ids:
-        return Outcome([], result["waits"], result["hindered"], followed=True)
+        return Outcome([], answer, followed=True)
     work = asyncio.create_task(lifecycle.carry_out(daemon), name="work")
     try:
         lock = StoreLock(daemon.config().store.path)
-        runs = await follow(daemon.store, ids, lock, lambda: not work.done())
-        await work
+        await follow(daemon.store, ids, lock, lambda: not work.done())
+        asked = Ask("", wish["persona"], wish["trait"])
+        ids += [run.id for run in await work if run.id not in ids and asked.covers(run.key)]
     finally:
         work.cancel()
         await asyncio.wait([work])
-    return Outcome(runs, result["waits"], result["hindered"], followed=True)
+    return Outcome(await _runs(daemon.store, ids), answer, followed=True)
 
 
-async def _concerned(store: "Store", planned: Sequence[str], wish: dict[str, str | None]) -> list[str]:
-    """The runs just planned, and those of the same traits that are under way already."""
-    from daemon.learning.planner import Ask
-
-    asked = Ask("", wish["persona"], wish["trait"])
-    under_way = [run.id for run in await store.runs.live() if asked.covers(run.key)]
-    return list(dict.fromkeys([*planned, *under_way]))
+async def _runs(store: "Store", ids: Sequence[str]) -> "list[Run]":
+    return [run for run in [await store.runs.get(run_id) for run_id in ids] if run]
 
 
 def _tell(outcome: Outcome) -> None:
     for run in outcome.runs:
         name = f"{run.key} v{run.version}"
         if not outcome.followed:
-            say(f"{name}  planned as run {short(run.id)}")
+            new = run.id in outcome.answer["runs"]
+            say(f"{name}  {'planned as' if new else 'under way already,'} run {short(run.id)}")
         elif run.state.live:
             say(f"{name}  will be tried again: {run.reason or 'its time has not come'}; run {short(run.id)}")
         else:
             say(f"{name}  {run.state}: {run.reason}  (persona runs show {short(run.id)})")
-    for name, why in outcome.waits.items():
-        say(f"{name}  not planned: {why}")
+    for name, why in outcome.answer["waits"].items():
+        if not (outcome.followed and name in outcome.answer["owed"]):
+            say(f"{name}  not planned: {why}")
 
 
 def _tell_what_goes_on(config: "Config") -> None:
@@ -143,8 +161,8 @@ def _tell_what_goes_on(config: "Config") -> None:
 
 def _refuse(outcome: Outcome, persona: str | None, trait: str | None) -> NoReturn:
     """Say why there is no run; raises PersonaError where somebody must act, else NothingToDo."""
-    waits = "; ".join(f"{name}: {why}" for name, why in outcome.waits.items())
-    if outcome.hindered:
+    waits = "; ".join(f"{name}: {why}" for name, why in outcome.answer["waits"].items())
+    if outcome.answer["hindered"]:
         raise PersonaError(f"Nothing can be trained. {waits}.")
     if waits:
         raise NothingToDo(f"Nothing was planned. {waits}.")
@@ -156,5 +174,5 @@ def _exit_code(outcome: Outcome) -> int:
     from daemon.cli.following import exit_code
 
     if not outcome.runs:
-        return PersonaError.exit_code if outcome.hindered else NothingToDo.exit_code
+        return PersonaError.exit_code if outcome.answer["hindered"] else NothingToDo.exit_code
     return exit_code(outcome.runs) if outcome.followed else 0

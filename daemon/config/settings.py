@@ -19,6 +19,8 @@ from daemon.errors import ConfigInvalid
 
 SYSTEM_CONFIG: Final = Path("/etc/persona-daemon/config.toml")
 S = TypeVar("S", bound=Section)
+Stamp = tuple[int, int, int] | None
+"""What tells one state of a file from another; None when it is not there."""
 RESTART: Final = ("store", "layers", "serve")
 """Sections that are read once, at start."""
 _RESULT: Final = (
@@ -61,15 +63,29 @@ class Config(Sections):
     """One config file, complete: every key has its value, every relative path is absolute."""
 
     _source: Path = PrivateAttr(default=Path("config.toml"))
+    _stamp: Stamp = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        # The same settings, wherever and whenever they were read.
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def source(self) -> Path:
         """The absolute path of the file."""
         return self._source
 
+    @property
+    def stamp(self) -> Stamp:
+        """The state of the file that was read."""
+        return self._stamp
+
     @classmethod
     def load(cls, path: Path, env: Mapping[str, str] | None = None) -> Self:
         """Read a file and lay the environment over it; raises ConfigInvalid with one sentence per problem."""
+        # First, so that what is saved from now on is found to be newer.
+        stamp = stamp_of(path)
         data = _read(path)
         origins = overlay(data, os.environ if env is None else env, cls.model_fields)
         for name in cls.model_fields:
@@ -81,7 +97,7 @@ class Config(Sections):
         except ValidationError as error:
             # The original is dropped: a traceback must not show the values that it holds.
             raise ConfigInvalid("\n".join(sentences(error, cls, str(path), origins))) from None
-        config._source = source
+        config._source, config._stamp = source, stamp
         return config
 
     def persona(self, persona: str, trait: str | None = None) -> Resolved:
@@ -138,6 +154,15 @@ def restart_needed(old: Config, new: Config) -> list[str]:
         for key in type(getattr(old, section)).model_fields
         if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
     ]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The state that a file is in now."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read(path: Path) -> dict[str, Any]:

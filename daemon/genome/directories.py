@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +92,7 @@ class LayerDirectories:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, manifest: Manifest) -> Published:
-        """Make a staged candidate a layer; asked again after a crash, it answers the same; raises LayerError.
-
-        A version is its run's alone, and no row names the layer of a run that trains: what an earlier attempt of the
-        run has published, but nobody came to promote, is replaced.
-        """
+        """Make a staged candidate a layer; asked again after a crash, it answers the same; raises LayerError."""
         if not staged.is_dir():
             return self._published_before(staged, manifest)
         files = _describe(staged)
@@ -109,12 +104,13 @@ class LayerDirectories:
             if content_hash_of(self.verify(published.path).files) != content_hash:
                 raise LayerError(f"Another layer is already published at {published.path}; move it away.")
             shutil.rmtree(staged)
-            self._take_back_but(target, manifest)
+            self.retract(manifest.persona, manifest.trait, manifest.version, manifest.learnt, target)
             return published
         write_whole(staged / Manifest.FILE, complete.text())
         _make_durable(staged)
         make_private(target.parent, self.root)
-        self._take_back_but(target, manifest)
+        # A version is its run's alone, and no row names the layer of a run that trains.
+        self.retract(manifest.persona, manifest.trait, manifest.version, manifest.learnt, target)
         staged.rename(target)
         sync(target.parent)
         return published
@@ -140,19 +136,12 @@ class LayerDirectories:
             found = sorted(dated, key=lambda path: dated[path])
         return str(found[-1].relative_to(self.root)) if found else None
 
-    def retract(self, path: str) -> None:
-        """Remove a layer whose run ended, or begins anew, without a promotion; no row may name it any more."""
-        with suppress(LayerError):
-            self._parts(path)
-            if (self.root / path).is_dir():
-                self._take_back(self.root / path)
-
-    def _take_back_but(self, target: Path, manifest: Manifest) -> None:
-        """Remove what earlier attempts of the same run have published."""
-        for path in self._of_version(target.parent, manifest.version):
-            told = _told(path) if path != target else None
+    def retract(self, persona: str, trait: str, version: int, held: Collection[str], but: Path | None = None) -> None:
+        """Remove what a run published that holds these corrections, and was not promoted; no row may name it."""
+        for path in self._of_version(self._trait(persona, trait), version):
+            told = _told(path) if path != but else None
             # Attempts of one run share corrections. What shares none came with another store, which may want it back.
-            if told is not None and not set(told.learnt).isdisjoint(manifest.learnt):
+            if told is not None and not set(told.learnt).isdisjoint(held):
                 self._take_back(path)
 
     def _take_back(self, directory: Path) -> None:

@@ -58,10 +58,9 @@ class Lease:
 
 
 class LayerShelf:
-    """Every layer in memory over one base model, which all of its personas share.
+    """Every layer in memory over one base model, which all of its personas share."""
 
-    Loading, activating and evicting are for the one thread that runs the model; `read`, `lease` and `name` for any.
-    """
+    # Loading, activating and evicting are for the one thread that runs the model; `read`, `lease` and `name` for any.
 
     def __init__(
         self, model: PreTrainedModel, fingerprint: str, directories: LayerDirectories, budget: int = 2**31
@@ -202,10 +201,8 @@ class PersonaGenome:
         return self.genome.revision if self.genome else 0
 
     def read(self, genome: GenomeFile) -> ReadGenome:
-        """Verify and read every layer that a revision needs and memory lacks; any thread; raises LayerIncomplete.
-
-        A layer of another base is left out, and its trait with it: one changed base must not freeze the others.
-        """
+        """Verify and read every layer that a revision needs and memory lacks; any thread; raises LayerIncomplete."""
+        # A layer of another base is left out, and its trait with it: one changed base must not freeze the others.
         layers, stale = [], {}
         for trait, entry in genome.traits.items():
             # A layer's place says whose it is, and verifying it compares that with its manifest.
@@ -220,7 +217,7 @@ class PersonaGenome:
             except LayerStale:
                 stale[trait] = (
                     f"{self.persona}:{trait}@{entry.version} was trained on another base than {genome.base_model} is"
-                    " now; it speaks as the base until it is trained again."
+                    " now; it speaks as the base until its next layer."
                 )
         fresh = {trait: entry for trait, entry in genome.traits.items() if trait not in stale}
         return ReadGenome(genome.model_copy(update={"traits": fresh}), layers, [*stale.values()])

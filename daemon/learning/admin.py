@@ -11,6 +11,7 @@ import structlog
 from daemon.domain import AdminRequest, TraitKey
 from daemon.errors import LayerError, PersonaError, RequestRefused
 from daemon.genome.directories import LayerDirectories
+from daemon.learning import candidate
 from daemon.learning.planner import Ask, Planner, Wishes
 from daemon.store.rows import is_unicode
 from daemon.store.store import Store
@@ -72,23 +73,28 @@ class Admin:
         trait = _text(request.args, "trait", optional=True)
         ask = Ask(request.requested_by or "an admin", persona, trait)
         plan = await self.planner.plan(Wishes(asks=(ask,)))
-        waiting = [j for j in plan.judgements if not j.due.due and ask.covers(j.backlog.key)]
+        planned = [run.id for run in plan.runs if ask.covers(run.key)]
+        live = [run.id for run in await self.store.runs.live() if ask.covers(run.key)]
+        waiting = {str(j.backlog.key): j.due for j in plan.judgements if not j.due.due and ask.covers(j.backlog.key)}
         return {
-            "runs": [run.id for run in plan.runs if ask.covers(run.key)],
-            "waits": {str(judgement.backlog.key): judgement.due.why for judgement in waiting},
-            "hindered": [str(judgement.backlog.key) for judgement in waiting if judgement.due.hindered],
+            "runs": planned,
+            "under_way": [run_id for run_id in live if run_id not in planned],
+            "waits": {key: due.why for key, due in waiting.items()},
+            "owed": [key for key, due in waiting.items() if due.under_way],
+            "hindered": [key for key, due in waiting.items() if due.hindered],
         }
 
     async def _cancel(self, request: AdminRequest) -> Result:
         run = await self.store.runs.get(_text(request.args, "run"))
         if run is None:
-            raise RequestRefused(f"No single run begins with {request.args['run']!r}; see: persona runs list")
+            raise RequestRefused(
+                f"No run, or more than one, begins with {request.args['run']!r}; see: persona runs list"
+            )
         if not run.state.live:
             raise RequestRefused(f"Run {run.id} is {run.state} already.")
         await self.store.runs.cancel(run, f"cancelled by {request.requested_by or 'an admin'}", self.clock())
         self.abort(run.id)
-        if run.layer_path:
-            await asyncio.to_thread(self.layers.retract, run.layer_path)
+        await candidate.retract(self.store, self.layers, run)
         _log.info("run.cancelled", persona=run.key.persona, trait=run.key.trait, run=run.id)
         return {"run": run.id}
 

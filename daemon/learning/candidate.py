@@ -1,5 +1,6 @@
-"""What a run asks of the trainer, and what its candidate is called afterwards."""
+"""What a run asks of the trainer, what its candidate is called afterwards, and how it goes when nobody wants it."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,10 @@ from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Resolved
-from daemon.domain import Layer, Run
+from daemon.domain import Layer, Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.manifest import Manifest
+from daemon.store.store import Store
 from daemon.training.engine.job import Example, Group, Job, Recipe
 
 
@@ -78,3 +80,11 @@ def layer(run: Run, manifest: Manifest, content_hash: str) -> Layer:
         parent_id=manifest.parent,
         run_id=run.id,
     )
+
+
+async def retract(store: Store, layers: LayerDirectories, run: Run) -> None:
+    """Remove whatever a run has published, unless it was promoted: nobody may ever ask for what no gate let pass."""
+    now = await store.runs.get(run.id)
+    if now and now.state is not RunState.PROMOTED:
+        held = [correction.id for correction in await store.corrections.claimed_by(run.id)]
+        await asyncio.to_thread(layers.retract, *run.key, run.version, held)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 
@@ -23,6 +24,7 @@ from daemon.store.store import Store
 from daemon.training.engine.job import Finished, Job, Loaded, Step
 from daemon.training.trainer import Trainer
 
+T = TypeVar("T")
 _FIRST_RETRY_S = 15.0
 _LAST_RETRY_S = 3_600.0
 _LOG_EVERY_S = 5.0
@@ -83,6 +85,7 @@ class Conductor:
             current = await self.store.runs.get(run.id)
             if current and not current.state.live:
                 self.layers.discard(run.id)
+                await candidate.retract(self.store, self.layers, current)
         except asyncio.CancelledError:
             # A stop in the middle: nothing is half done, and the next start tries again.
             await asyncio.shield(self._again(run, "interrupted by a stop"))
@@ -99,11 +102,12 @@ class Conductor:
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.PROMOTE:
             manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished.metrics)
-            published = await asyncio.to_thread(self.layers.publish, Path(attempt.job.out), manifest)
+            published = await _to_the_end(asyncio.to_thread(self.layers.publish, Path(attempt.job.out), manifest))
             run = await self.store.runs.promoting(run, published.path, evidence)
             await _to_the_end(self._promote(run, log))
         else:
             await _to_the_end(self._settle(run, verdict, evidence, log))
+            await candidate.retract(self.store, self.layers, run)
         self.layers.discard(run.id)
 
     async def _prepare(self, run: Run, log: structlog.stdlib.BoundLogger) -> Attempt | None:
@@ -202,9 +206,11 @@ class Conductor:
     async def _again(self, run: Run, reason: str) -> None:
         """Back to planned, through nobody's fault."""
         current = await self.store.runs.get(run.id)
-        if current and current.fence == run.fence and current.state.live and current.state is not RunState.PLANNED:
+        ours = current is not None and current.fence == run.fence and current.state.live
+        if current and ours and current.state is not RunState.PLANNED:
             await self.store.runs.retry(current, reason, self.clock(), failed=False)
-            await self._retract(current)
+        if current and (ours or not current.state.live):
+            await candidate.retract(self.store, self.layers, current)
         self.layers.discard(run.id)
 
     async def _failed(self, run: Run, failure: Exception, log: structlog.stdlib.BoundLogger) -> None:
@@ -219,24 +225,19 @@ class Conductor:
             wait = backoff(run.failures)
             log.warning("run.retried", reason=reason, failures=run.failures + 1, of=attempts, again_in_s=round(wait))
             await self.store.runs.retry(current, reason, self.clock() + wait, failed=True)
-            await self._retract(current)
+            await candidate.retract(self.store, self.layers, current)
             return
         aside = await self.store.runs.fail(current, reason, self.clock())
-        await self._retract(current)
+        await candidate.retract(self.store, self.layers, current)
         log.error("run.failed", reason=reason, failures=run.failures + 1)
         log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
 
-    async def _retract(self, run: Run) -> None:
-        """Remove the layer that a run was about to promote: its row names it no longer."""
-        if run.layer_path:
-            await asyncio.to_thread(self.layers.retract, run.layer_path)
 
-
-async def _to_the_end(work: Coroutine[None, None, None]) -> None:
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Finish a short piece of work even when the task is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await task
         raise

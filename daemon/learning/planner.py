@@ -1,5 +1,6 @@
 """What is due becomes runs: the planner asks the store what is pending, and claims what must not wait."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Collection
@@ -83,6 +84,7 @@ class Planner:
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     _growth: dict[TraitKey, _Growth] = field(default_factory=dict)
+    _planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def judge(self) -> list[Judgement]:
         """Every trait with a backlog, and whether it is due by itself; changes nothing."""
@@ -95,6 +97,11 @@ class Planner:
 
     async def plan(self, wishes: Wishes) -> Plan:
         """Claim what is due for new runs."""
+        # One look at a time: who answers admins may look, too.
+        async with self._planning:
+            return await self._plan(wishes)
+
+    async def _plan(self, wishes: Wishes) -> Plan:
         await self._hurry(wishes)
         backlogs = await self.store.corrections.backlog()
         self._remember(backlogs)

@@ -41,12 +41,12 @@ async def _traits(store: Store, config: Config, *, alive: bool) -> list[Document
         why = judgement.due.why if judgement else "no corrections"
         if tally.claimed:
             why = "a run of it is under way" if alive else "its run waits for a daemon"
-        traits.append(_trait(tally, backlog, genomes.get(tally.key.persona), why))
-        traits[-1]["due"] = bool(judgement and judgement.due.due)
+        due = judgement is not None and judgement.due.due
+        traits.append(_trait(tally, backlog, genomes.get(tally.key.persona), due=due, why=why))
     return traits
 
 
-def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, why: str) -> Document:
+def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, *, due: bool, why: str) -> Document:
     expression = genome.traits.get(tally.key.trait) if genome else None
     layer = expression.layer if expression else None
     return {
@@ -57,7 +57,7 @@ def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, why: st
         "claimed": tally.claimed,
         "used": tally.used,
         "quarantined": tally.quarantined,
-        "due": False,
+        "due": due,
         "why": why,
         "layer": {"version": layer.version, "state": layer.state, "pinned": expression.pinned}
         if layer and expression

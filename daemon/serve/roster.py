@@ -97,6 +97,17 @@ class Roster:
         self._served = {persona: Served(persona) for persona in configured}
         self._opened = asyncio.Event()
 
+    def configure(self, default: Speaker, configured: Mapping[str, Speaker]) -> None:
+        """The config says something else now; what a genome file says of a persona still holds."""
+        gone = self.configured.keys() - configured.keys()
+        self.default, self.configured = default, dict(configured)
+        for persona in configured:
+            self.served(persona)
+        for persona in gone:
+            if self._served[persona].view is None:
+                self.drop(persona)
+        self.load_missing()
+
     def opened(self) -> None:
         """Say that every genome file that is there has been seen."""
         self._opened.set()
@@ -125,7 +136,7 @@ class Roster:
         return self.configured.get(persona, self.default)
 
     def bases(self) -> list[str]:
-        """The base models that the config named when this server started."""
+        """The base models that the config names."""
         named = [self.default, *self.configured.values()]
         return sorted({speaker.base_model for speaker in named if speaker.base_model})
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -20,6 +21,8 @@ from daemon.serve.listener import listen, url_of
 from daemon.serve.metrics import Metrics
 from daemon.serve.roster import Roster, Speaker
 
+Speakers = tuple[Speaker, Mapping[str, Speaker]]
+"""What the config says of who is in none of its sections, and of each that is."""
 KnownPersonas = Callable[[], Awaitable[Collection[str]]]
 """Who else may be spoken with; raises PersonaError (503 to whoever asks for somebody unheard of) when nobody knows."""
 Ready = Callable[[str], None]
@@ -44,6 +47,7 @@ async def serve(
     settings: ServeSettings,
     listener: socket.socket,
     known_personas: KnownPersonas | None = None,
+    changes: AsyncIterator[Speakers] | None = None,
     ready: Ready | None = None,
 ) -> None:
     """Serve at a bound socket until SIGTERM or SIGINT; `ready` is told the URL once requests are taken.
@@ -52,7 +56,7 @@ async def serve(
     """
     # Before any model is loaded: two servers that were started at the same moment were both let in so far.
     listen(listener)
-    async with running(settings, known_personas) as server:
+    async with running(settings, known_personas, changes) as server:
         server.announce = lambda: _announce(url_of(listener), ready)
         with _signals(server):
             await server.serve(sockets=[listener])
@@ -78,7 +82,11 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: ServeSettings, known_personas: KnownPersonas | None = None) -> AsyncIterator[Server]:
+async def running(
+    settings: ServeSettings,
+    known_personas: KnownPersonas | None = None,
+    changes: AsyncIterator[Speakers] | None = None,
+) -> AsyncIterator[Server]:
     """Everything but the socket: engines that load, a follower that follows, an app to be served."""
     directories = LayerDirectories(settings.layers)
     directories.ensure_readable()
@@ -92,21 +100,28 @@ async def running(settings: ServeSettings, known_personas: KnownPersonas | None 
     server = Server(
         uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=grace)
     )
-    dying = asyncio.create_task(engines.died.wait(), name="engines")
-    for task in (following, dying):
+    parts: list[asyncio.Task[Any]] = [following, asyncio.create_task(engines.died.wait(), name="engines")]
+    if changes is not None:
+        parts.append(asyncio.create_task(_heed(roster, changes), name="config"))
+    for task in parts:
         # What ends by itself takes the server down: better restarted than deaf or dumb.
         task.add_done_callback(lambda _: setattr(server, "should_exit", True))
     try:
         yield server
     finally:
-        ended = [task for task in (following, dying) if task.done()]
-        for task in (following, dying):
+        ended = [task for task in parts if task.done()]
+        for task in parts:
             task.cancel()
-        await asyncio.gather(following, dying, return_exceptions=True)
+        await asyncio.gather(*parts, return_exceptions=True)
         await engines.close()
     for task in ended:
         task.result()
         raise PersonaError("The server stopped because a part of it ended; its log says why.")
+
+
+async def _heed(roster: Roster, changes: AsyncIterator[Speakers]) -> None:
+    async for default, configured in changes:
+        roster.configure(default, configured)
 
 
 def _announce(url: str, ready: Ready | None) -> None:

@@ -10,6 +10,7 @@ import structlog
 from daemon.config.sections import Training
 from daemon.domain import Run, RunState
 from daemon.genome.directories import LayerDirectories
+from daemon.learning import candidate
 from daemon.learning.admin import Admin
 from daemon.learning.conductor import Conductor
 from daemon.learning.planner import Planner, base_problem
@@ -95,9 +96,10 @@ class Daemon:
                 aside = await self.store.runs.fail(run, reason, now)
                 log.error("run.failed", reason=reason)
                 log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
-                continue
-            await self.store.runs.retry(run, "interrupted", now, failed=False)
-            log.info("run.recovered", state=run.state, attempt=run.attempt + 1)
+            else:
+                await self.store.runs.retry(run, "interrupted", now, failed=False)
+                log.info("run.recovered", state=run.state, attempt=run.attempt + 1)
+            await candidate.retract(self.store, self.conductor.layers, run)
 
     async def conduct(self, run: Run) -> None:
         """Carry one run as far as it goes, unless an admin cancels it meanwhile."""

@@ -118,6 +118,8 @@ async def _answering(daemon: Daemon) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
 
 async def _answer(daemon: Daemon) -> None:

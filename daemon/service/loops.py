@@ -3,21 +3,16 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import structlog
-from watchfiles import Change, awatch
 
 from daemon.domain import TraitKey
 from daemon.learning import status
 from daemon.learning.conductor import next_run
 from daemon.learning.planner import Plan
 from daemon.service.daemon import Daemon
+from daemon.service.watching import changes, saved
 
-_STEP_MS = 400
-"""How often the file watcher's thread looks for events: soon enough for people, seldom enough to idle."""
-_DEBOUNCE_MS = 800
 _RESCAN_S = 60.0
 """Longest time between two looks of the planner: whatever a clock did, a trait that is due is found."""
 
@@ -27,31 +22,15 @@ _log = structlog.get_logger()
 async def watch_store(daemon: Daemon) -> None:
     """Wake the planner when somebody else wrote to the store: on file events, and at a slow beat besides."""
     path = daemon.config().store.path
-    async for _ in _changes(daemon, path.parent, {path.name, f"{path.name}-wal"}):
+    async for _ in changes(path.parent, {path.name, f"{path.name}-wal"}, daemon.config):
         if await daemon.store.changed():
             daemon.wakes.planner.set()
 
 
 async def watch_config(daemon: Daemon) -> None:
-    """Reload config.toml when it is saved; the slow beat finds what was saved before the watcher began."""
-    source = daemon.config().source
-    async for _ in _changes(daemon, source.parent, {source.name}):
-        if daemon.config.stale():
-            daemon.reload()
-
-
-def _changes(daemon: Daemon, folder: Path, names: set[str]) -> AsyncGenerator[set[tuple[Change, str]], None]:
-    """File events of some names in a folder, and a slow beat besides, until the daemon stops."""
-    return awatch(
-        folder,
-        watch_filter=lambda _change, path: Path(path).name in names,
-        debounce=_DEBOUNCE_MS,
-        step=_STEP_MS,
-        rust_timeout=int(daemon.config().service.beat * 1000),
-        yield_on_timeout=True,
-        recursive=False,
-        stop_event=daemon.wakes.stop,
-    )
+    """Reload config.toml when it is saved."""
+    async for _ in saved(daemon.config):
+        daemon.reload()
 
 
 async def plan(daemon: Daemon) -> None:

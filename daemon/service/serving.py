@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,8 +16,13 @@ from daemon.errors import StoreError
 from daemon.serve.listener import bind, url_of
 from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
+from daemon.service.state import LiveConfig
+from daemon.service.watching import saved
 from daemon.store.failures import as_sentences
 from daemon.store.store import open_store
+
+if TYPE_CHECKING:
+    from daemon.serve.server import Speakers
 
 
 async def serve(config: Config) -> None:
@@ -36,20 +42,17 @@ async def serve(config: Config) -> None:
 async def _serve(config: Config, listener: socket.socket, notifier: Notifier) -> None:
     # Threads that spin while they wait starve each other on shared cores; read once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from daemon.serve.roster import Speaker
     from daemon.serve.server import ServeSettings, serve
 
     def ready(url: str) -> None:
         notifier.status(f"serving at {url}")
         notifier.ready()
 
+    default, personas = _speakers(config)
     settings = ServeSettings(
         layers=Path(config.layers.directory),
-        default=Speaker(config.defaults.base_model, config.defaults.system_prompt),
-        personas={
-            persona: Speaker(config.persona(persona).base_model, config.persona(persona).system_prompt)
-            for persona in config.personas
-        },
+        default=default,
+        personas=personas,
         token=config.serve.token.get_secret_value(),
         memory=int(config.serve.memory_gb * 10**9),
         max_tokens=config.serve.max_tokens,
@@ -59,10 +62,30 @@ async def _serve(config: Config, listener: socket.socket, notifier: Notifier) ->
 
     life = asyncio.create_task(_show_life(notifier))
     try:
-        await serve(settings, listener, partial(corrected, config.store.path), ready)
+        await serve(settings, listener, partial(corrected, config.store.path), _changes(config), ready)
     finally:
         notifier.stopping()
         life.cancel()
+
+
+def _speakers(config: Config) -> "Speakers":
+    """What the config says of every persona, those that it does not name included."""
+    from daemon.serve.roster import Speaker
+
+    named = {persona: config.persona(persona) for persona in config.personas}
+    return (
+        Speaker(config.defaults.base_model, config.defaults.system_prompt),
+        {persona: Speaker(said.base_model, said.system_prompt) for persona, said in named.items()},
+    )
+
+
+async def _changes(config: Config) -> "AsyncIterator[Speakers]":
+    """What the config says of personas, whenever a saved one says something else."""
+    live = LiveConfig(config)
+    async for _ in saved(live):
+        if live.reload():
+            configure_logs(live().log)
+            yield _speakers(live())
 
 
 async def corrected(store: Path) -> Collection[str]:

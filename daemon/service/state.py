@@ -5,13 +5,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from daemon import __version__
-from daemon.config.settings import RESTART, Config, restart_needed
+from daemon.config.settings import RESTART, Config, restart_needed, stamp_of
 from daemon.domain import Run
 from daemon.errors import ConfigInvalid
 from daemon.learning.planner import Ask, Wishes
@@ -40,7 +39,7 @@ class LiveConfig:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._read = _stamp(config.source)
+        self._read = config.stamp
 
     def __call__(self) -> Config:
         """The config as it is now."""
@@ -48,11 +47,11 @@ class LiveConfig:
 
     def stale(self) -> bool:
         """Whether the file is another than the one that was last read."""
-        return _stamp(self._config.source) != self._read
+        return stamp_of(self._config.source) != self._read
 
     def reload(self) -> bool:
         """Read the file again; an invalid one is refused with its sentences, and what needs a restart waits for one."""
-        self._read = _stamp(self._config.source)
+        self._read = stamp_of(self._config.source)
         try:
             new = Config.load(self._config.source)
         except ConfigInvalid as error:
@@ -63,20 +62,11 @@ class LiveConfig:
         changed = new != self._config
         self._config = new.model_copy(update=kept)
         if later:
-            reason = f"a restart of the daemon is needed for {', '.join(later)}; until then the old values hold"
+            reason = f"a restart is needed for {', '.join(later)}; until then the old values hold"
             _log.warning("config.reloaded", changed=changed, needs_restart=later, reason=reason)
         else:
             _log.info("config.reloaded", changed=changed, needs_restart=[])
         return changed
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What tells one state of a file from another; None when it is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Note:

@@ -4,8 +4,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Text, cast, select, update
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.sql import ColumnElement
 
 from daemon.domain import AdminRequest
 from daemon.store import rows
@@ -13,6 +14,9 @@ from daemon.store.database import Database
 from daemon.store.tables import AdminRequestRow, table
 
 Q = table(AdminRequestRow)
+_ANSWERED = ("done", "refused")
+_AS_TEXT = [cast(column, Text).label(column.name) for column in Q.c]
+"""Anyone writes here, and SQLite keeps what it is given: bytes where a text belongs, too."""
 
 
 class Requests:
@@ -32,7 +36,7 @@ class Requests:
 
     async def asked(self) -> list[AdminRequest]:
         """What waits for an answer, in order."""
-        statement = select(Q).where(Q.c.state == "asked").order_by(Q.c.requested_at)
+        statement = select(*_AS_TEXT).where(Q.c.state == "asked").order_by(Q.c.requested_at)
         async with self._database.read() as connection:
             return [_request(row) for row in (await connection.execute(statement)).all()]
 
@@ -40,7 +44,7 @@ class Requests:
         """Take a request up; False when it was withdrawn meanwhile. What is begun is never begun again."""
         async with self._database.write() as connection:
             begun = await connection.execute(
-                update(Q).where(Q.c.id == rows.bound(request_id), Q.c.state == "asked").values(state="begun")
+                update(Q).where(_is(request_id), Q.c.state == "asked").values(state="begun")
             )
         return bool(begun.rowcount == 1)
 
@@ -58,7 +62,7 @@ class Requests:
         async with self._database.write() as connection:
             withdrawn = await connection.execute(
                 update(Q)
-                .where(Q.c.id == request_id, Q.c.state == "asked")
+                .where(_is(request_id), Q.c.state == "asked")
                 .values(state="refused", result=rows.dump({"error": why}))
             )
         return bool(withdrawn.rowcount == 1)
@@ -67,17 +71,20 @@ class Requests:
         """Answer a request, once: done or refused."""
         async with self._database.write() as connection:
             await connection.execute(
-                update(Q)
-                .where(Q.c.id == rows.bound(request_id), Q.c.state == "begun")
-                .values(state=state, result=rows.dump(result))
+                update(Q).where(_is(request_id), Q.c.state == "begun").values(state=state, result=rows.dump(result))
             )
 
     async def get(self, request_id: str) -> AdminRequest | None:
         """One request."""
-        statement = select(Q).where(Q.c.id == request_id)
+        statement = select(*_AS_TEXT).where(_is(request_id))
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).first()
         return _request(row) if row else None
+
+
+def _is(request_id: str) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = cast(Q.c.id, Text) == rows.bound(request_id)
+    return condition
 
 
 def _request(row: Any) -> AdminRequest:
@@ -87,7 +94,8 @@ def _request(row: Any) -> AdminRequest:
         kind=row.kind,
         args=args,
         state=row.state,
-        result=rows.load(row.result) if row.result else None,
+        # Until it is answered, a result is whatever its writer put there.
+        result=rows.load(row.result) if row.state in _ANSWERED else None,
         requested_by=row.requested_by.encode("utf-8", "replace").decode(),
         problem=problem,
     )

@@ -29,17 +29,19 @@ async def school(tmp_path: Path) -> AsyncIterator[School]:
 
 
 async def test_train_plans_what_it_names_and_says_what_waits(school: School) -> None:
-    assert await school.ask("train") == ("done", {"runs": [], "waits": {}, "hindered": []})
+    assert await school.ask("train") == ("done", {"runs": [], "under_way": [], "waits": {}, "owed": [], "hindered": []})
     write(school.path, "five")
     state, result = await school.ask("train", persona="ada", trait="rust")
     (run,) = await school.store.runs.live()
-    assert (state, result) == ("done", {"runs": [run.id], "waits": {}, "hindered": []})
+    assert (state, result) == ("done", {"runs": [run.id], "under_way": [], "waits": {}, "owed": [], "hindered": []})
     write(school.path, "six")
     assert await school.ask("train", persona="ada") == (
         "done",
         {
             "runs": [],
+            "under_way": [run.id],
             "waits": {"ada:rust": "a run of it is under way; what came later is trained after it"},
+            "owed": ["ada:rust"],
             "hindered": [],
         },
     )
@@ -87,7 +89,10 @@ async def test_cancel(school: School) -> None:
     assert await school.ask("cancel", run=run.id) == ("done", {"run": run.id})
     assert await school.ask("cancel", run=run.id) == ("refused", {"error": f"Run {run.id} is cancelled already."})
     state, result = await school.ask("cancel", run="nope")
-    assert (state, result["error"]) == ("refused", "No single run begins with 'nope'; see: persona runs list")
+    assert (state, result["error"]) == (
+        "refused",
+        "No run, or more than one, begins with 'nope'; see: persona runs list",
+    )
     assert where(school.path)["five"] == "pending"
 
 
@@ -144,8 +149,12 @@ async def test_invariant_11_a_request_that_cannot_be_is_refused_with_a_sentence(
         ("kind, args", "'train', '{\"a\":" + "[" * 1_400 + "]" * 1_400 + "}'"),
         ("kind, args", "'train', '{\"a\":" + "9" * 6_000 + "}'"),
         ("kind, requested_by, args", "'cancel', CAST(x'ff' AS TEXT), '{\"run\":\"x\"}'"),
+        ("kind, result", "'cancel', 'oops'"),
+        ("kind, requested_by", "'cancel', x'00ff'"),
+        ("id, kind", "x'ff41', 'cancel'"),
+        ("kind", "x'ff41'"),
     ],
-    ids=["kind", "id", "depth", "digits", "author"],
+    ids=["kind", "id", "depth", "digits", "author", "result", "author in bytes", "id in bytes", "kind in bytes"],
 )  # fmt: skip
 async def test_invariant_11_what_another_program_wrote_badly_is_refused_once(
     school: School, columns: str, values: str

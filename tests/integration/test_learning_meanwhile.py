@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from daemon.domain import Run, RunState, TraitKey
-from daemon.genome.directories import content_hash_of
+from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.learning import candidate
 from daemon.learning.planner import Ask
 from daemon.training.engine.job import Job
@@ -225,6 +226,25 @@ async def test_a_run_that_is_cancelled_before_its_promotion_takes_its_layer_alon
     assert school.published() == ["v0001", "v0002", "v0003"]
     assert (await school.ask("cancel", run=run.id))[0] == "done"
     assert school.published() == ["v0001", "v0002"] and batch(school) == {"pending"}
+
+
+async def test_invariant_5_what_an_attempt_published_goes_with_its_run_whatever_becomes_of_it(school: School) -> None:
+    await school.plan()
+    publish = school.layers.publish
+
+    def crash(*arguments: Any) -> Any:
+        publish(*arguments)
+        raise OSError("the power went")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LayerDirectories, "publish", lambda _self, *arguments: crash(*arguments))
+        patch.setattr(candidate, "retract", lambda *_: asyncio.sleep(0))
+        await school.conduct()
+    assert school.published() == ["v0001", "v0002", "v0003"], "nobody has come to promote it"
+    school.now += 3_600
+    school.trainer.outcome = "worse"
+    assert (await school.conduct()).state is RunState.REJECTED
+    assert school.published() == ["v0001", "v0002"], "the gate did not let it pass, so nobody may ask for it"
 
 
 async def test_a_rollback_after_the_crash_sends_the_run_back_to_training(school: School) -> None:

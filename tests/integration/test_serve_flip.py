@@ -171,7 +171,7 @@ async def test_a_layer_of_another_base_is_not_served_and_freezes_nothing(house: 
         report = await server.genome()
         assert report["traits"] == {"go": 1}
         assert report["error"].startswith("ada:rust@2 was trained on another base than ")
-        assert report["error"].endswith("until it is trained again.")
+        assert report["error"].endswith("until its next layer.")
         assert [log["log_level"] for log in logs if log["event"] == "genome.stale"] == ["warning"]
         assert await server.says("ada:go") == reference(house, go, ASKED, 12)
         async with server.http as client:
