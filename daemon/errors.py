@@ -1,31 +1,34 @@
-"""Every error the program raises on purpose: one tree, one sentence each, with the exit code it ends a command with.
-
-PersonaError
-├── ConfigInvalid              2
-├── UsageInvalid               2
-├── NothingToDo                3
-├── GateRejected               4
-├── StoreError                 1
-│   ├── StoreHeld             75
-│   ├── StoreBusy             75
-│   ├── RowRefused             1
-│   └── StoreNewer             1
-├── RunError                   1
-│   ├── ClaimLost              1
-│   └── GenomeMoved            1
-├── LayerError                 1
-│   ├── LayerIncomplete        1
-│   └── LayerStale             1
-├── BaseModelUnusable          1
-├── TrainerFailed              1
-├── RuntimeUnreachable        75
-├── DaemonSilent              75
-└── RequestRefused             1
-
-Positional arguments only, so that an error survives pickling between processes.
-"""
+"""What ends a command on purpose, or a request to the server: one tree, each error a sentence with an exit code."""
 
 from typing import ClassVar
+
+# What never leaves the room it is raised in is declared there: JobFailed, Misfit, PromptRefused, Refusal.
+#
+# PersonaError
+# ├── ConfigInvalid              2
+# ├── UsageInvalid               2
+# ├── NothingToDo                3
+# ├── GateRejected               4
+# ├── StoreError                 1
+# │   ├── StoreHeld             75
+# │   ├── StoreBusy             75
+# │   ├── RowRefused             1
+# │   └── StoreNewer             1
+# ├── RunError                   1
+# │   ├── ClaimLost              1
+# │   └── GenomeMoved            1
+# ├── LayerError                 1
+# │   ├── LayerIncomplete        1
+# │   └── LayerStale             1
+# ├── BaseModelUnusable          1
+# ├── TrainerFailed              1
+# ├── RuntimeUnreachable        75
+# ├── DaemonSilent              75
+# ├── RequestRefused             1
+# ├── EngineBusy                75
+# └── EngineStopped             75
+#
+# Positional arguments only, so that an error survives pickling between processes.
 
 
 class PersonaError(Exception):
@@ -135,3 +138,15 @@ class DaemonSilent(PersonaError):
 
 class RequestRefused(PersonaError):
     """An admin's request cannot be carried out."""
+
+
+class EngineBusy(PersonaError):
+    """More requests wait than could be answered in a reasonable time."""
+
+    exit_code = 75
+
+
+class EngineStopped(PersonaError):
+    """The server is leaving."""
+
+    exit_code = 75

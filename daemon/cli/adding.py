@@ -98,7 +98,7 @@ def add(  # noqa: PLR0913 - one option per column
 async def write(config: "Config", row: Mapping[str, Any]) -> str:
     """Insert one row, nulls left to their defaults; its id; raises RowRefused."""
     from daemon.cli.asking import opened
-    from daemon.cli.exchange import problem
+    from daemon.store.writers import problem
 
     row_id = uuid.uuid4().hex
     given = {name: value for name, value in row.items() if value is not None}

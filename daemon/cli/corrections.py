@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,9 +23,9 @@ from daemon.cli.showing import count, hint, json_text, print_json, say
 from daemon.errors import NothingToDo, PersonaError, UsageInvalid
 
 if TYPE_CHECKING:
-    from daemon.cli.exchange import Written
     from daemon.config.settings import Config
     from daemon.domain import Correction
+    from daemon.store.writers import Written
 
 StateOption = Annotated[
     str | None,
@@ -153,14 +154,18 @@ def release(
     """Take corrections out of quarantine, to be learnt after all."""
     if bool(ids) == bool(persona or trait):
         raise UsageInvalid("Name ids, or all that is quarantined of a --persona or --trait.")
-    result = asyncio.run(_release(load_config(config), ids or [], persona, trait))
+    result, again = asyncio.run(_release(load_config(config), ids or [], persona, trait))
     if json:
         print_json(result)
-    else:
-        say(f"{count(result['released'], 'correction')} released.")
+        return
+    later = "; what an undone layer had learnt goes into the next one" if again else ""
+    say(f"{count(result['released'], 'correction')} released{later}.")
 
 
-async def _release(config: "Config", ids: list[str], persona: str | None, trait: str | None) -> Any:
+async def _release(
+    config: "Config", ids: list[str], persona: str | None, trait: str | None
+) -> tuple[Mapping[str, Any], bool]:
+    """What came of the request, and whether some of the rows were learnt before."""
     from daemon.cli.asking import ask, opened
 
     async with opened(config) as store:
@@ -171,8 +176,11 @@ async def _release(config: "Config", ids: list[str], persona: str | None, trait:
     if unknown := [name for name, row in found if row is None]:
         raise PersonaError(_no_single(unknown[0]))
     if not found:
-        raise NothingToDo("Nothing of it is quarantined.")
-    return await ask(config, "release", {"ids": [row.id for _, row in found if row]})
+        whose = f"{persona}:{trait}" if persona and trait else persona or f"the trait {trait}"
+        raise NothingToDo(f"Nothing of {whose} is quarantined; see: persona corrections list --state quarantined")
+    rows = [row for _, row in found if row]
+    result = await ask(config, "release", {"ids": [row.id for row in rows]})
+    return result, any(row.used for row in rows)
 
 
 async def _find(
@@ -195,7 +203,7 @@ async def _get(config: "Config", correction_id: str) -> "tuple[Correction, set[s
 
 
 def _no_single(beginning: str) -> str:
-    return f"No single correction begins with {beginning!r}; see: persona corrections list"
+    return f"No correction, or more than one, begins with {beginning!r}; see: persona corrections list"
 
 
 async def _claimed(store: Any) -> set[str]:

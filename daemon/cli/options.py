@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from daemon.cli.showing import cut
 from daemon.errors import UsageInvalid
 
 if TYPE_CHECKING:
     from daemon.config.settings import Config
+
+_MOST: Final = 10**9
+"""More than there will ever be of anything, and less than the largest number that a database takes."""
 
 
 def whole_number(name: str, least: int) -> Callable[[str], int]:
@@ -20,8 +24,8 @@ def whole_number(name: str, least: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise UsageInvalid(f"{name} {text} cannot be; give a whole number, {least} or more.")
+        if not least <= value <= _MOST:
+            raise UsageInvalid(f"{name} {cut(text)} cannot be; give a whole number from {least} to {_MOST}.")
         return value
 
     return read

@@ -11,9 +11,9 @@ import typer
 
 from daemon.cli.adding import write
 from daemon.cli.options import ConfigOption, LimitOption, PersonaArgument, TraitArgument, load_config
-from daemon.cli.showing import cut, plain, say
+from daemon.cli.showing import cut, hint, plain, say
 from daemon.domain import TraitKey
-from daemon.errors import NothingToDo, PersonaError, RuntimeUnreachable
+from daemon.errors import NothingToDo, PersonaError, RowRefused, RuntimeUnreachable
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -71,9 +71,13 @@ def _walk(config: "Config", key: TraitKey, prompts: Sequence[Prompt], counts: di
         if verdict == "quit":
             break
         row = _row(prompt, answer, verdict)
-        if row:
+        if row is None:
+            continue
+        try:
             asyncio.run(write(config, {**row, "persona_id": key.persona, "trait_type": key.trait}))
             counts[verdict] += 1
+        except RowRefused as refused:
+            hint(f"Not written: {refused}")
 
 
 def _tally(counts: dict[str, int]) -> str:
@@ -87,8 +91,17 @@ def _row(prompt: Prompt, answer: str, verdict: str) -> dict[str, Any] | None:
     row = {"original_context": prompt.context, "original_response": answer, "source": "review", "corrected_by": who()}
     if verdict == "good":
         return {**row, "expected_response": answer, "kind": "affirmation"}
-    expected = _read("what should it have said? (empty: skip) ") if verdict == "bad" else None
+    expected = _expected(answer) if verdict == "bad" else None
     return {**row, "expected_response": expected} if expected else None
+
+
+def _expected(answer: str) -> str | None:
+    """What should have been said instead; None to skip."""
+    while expected := _read("what should it have said? (empty: skip) "):
+        if expected not in (answer.strip(), plain(answer).strip()):
+            return expected
+        say("That is what it said; if it was right, skip it now and call it good.")
+    return None
 
 
 def _choose() -> str:
@@ -152,7 +165,8 @@ def _answer(config: "Config", model: str, prompt: Prompt) -> str:
         what = in_words(error, _TIMEOUT_S)
         raise RuntimeUnreachable(f"The server at {url} does not answer ({what}); start it: persona serve") from None
     try:
-        return plain(str(response.raise_for_status().json()["choices"][0]["message"]["content"]))
+        # As it was said: it is cleaned where it is shown, not in the row that a persona learns from.
+        return str(response.raise_for_status().json()["choices"][0]["message"]["content"])
     except (httpx.HTTPStatusError, ValueError, LookupError, TypeError):
         why = _complaint(response)
         raise PersonaError(f"The server at {url} answers {response.status_code}: {why}") from None

@@ -82,7 +82,7 @@ async def _found(config: "Config", run_id: str) -> "tuple[Run, list[Correction]]
     async with opened(config) as store:
         run = await store.runs.get(run_id) if run_id else None
         if run is None:
-            raise PersonaError(f"No single run begins with {run_id!r}; see: persona runs list")
+            raise PersonaError(f"No run, or more than one, begins with {run_id!r}; see: persona runs list")
         return run, await store.corrections.claimed_by(run.id)
 
 

@@ -31,21 +31,17 @@ class Layout:
 
 
 class Table:
-    """Rows below a header. rich's own tables have no cell across columns, and break words where room is short.
+    """Rows below a header; a column that nothing fills is not shown."""
 
-    `right` names columns of numbers; `names` those to shorten in their middle; `cut` texts, a line of each;
-    `wrap` sentences, broken at words; `optional` what is left out before anything is squeezed. A column that nothing
-    fills is not shown.
-    """
-
+    # rich's own tables have no cell across columns, and break words where room is short.
     def __init__(
         self,
         *columns: str,
-        right: Collection[str] = (),
-        names: Collection[str] = (),
-        cut: Collection[str] = (),
-        wrap: Collection[str] = (),
-        optional: Collection[str] = (),
+        right: Collection[str] = (),  # numbers
+        names: Collection[str] = (),  # to be shortened in their middle
+        cut: Collection[str] = (),  # texts, of which one line is shown
+        wrap: Collection[str] = (),  # sentences, broken at words
+        optional: Collection[str] = (),  # left out before anything is squeezed
         header: bool = True,
     ) -> None:
         self._header, self._columns = header, columns

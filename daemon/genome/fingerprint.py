@@ -1,42 +1,23 @@
 """The fingerprint of a base model: the same for every copy of its folder, another for any other model."""
 
 import hashlib
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from daemon.errors import BaseModelUnusable
+from daemon.genome.base_folder import parts
 from daemon.genome.files import sha256_of
-
-_PARTS = (
-    "config.json",
-    "*.safetensors",
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-)
-"""What decides how a base model reads and answers; a README, or how it was downloaded, does not."""
 
 
 def base_fingerprint(folder: Path) -> str:
     """SHA-256 over a base model's config, tokenizer, chat template and weights; raises BaseModelUnusable."""
     try:
-        lines = [f"{path.name} {path.stat().st_size} {_content(path)}\n" for path in _files(folder)]
+        lines = [f"{path.name} {path.stat().st_size} {_content(path)}\n" for path in parts(folder)]
     except OSError as error:
         raise BaseModelUnusable(f"The base model at {folder} cannot be read: {error.strerror or error}.") from None
     if not any(".safetensors " in line for line in lines):
         raise BaseModelUnusable(f"The base model at {folder} has no *.safetensors file.")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    found = {path for pattern in _PARTS for path in folder.glob(pattern) if path.is_file()}
-    yield from sorted(found, key=lambda path: path.name)
 
 
 def _content(path: Path) -> str:

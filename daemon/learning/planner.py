@@ -11,6 +11,7 @@ import structlog
 
 from daemon.config.settings import Config, Resolved
 from daemon.domain import Backlog, Genome, Run, TraitKey
+from daemon.genome.base_folder import CONFIG, WEIGHTS
 from daemon.learning.triggers import Circumstances, Due, decide
 from daemon.store.store import Store
 
@@ -198,10 +199,14 @@ def base_problem(persona: str, base_model: str) -> str | None:
     if not base_model:
         return f"no base model; set defaults.base_model, or personas.{persona}.base_model"
     folder = Path(base_model)
-    if folder.is_absolute() and not (folder / "config.json").is_file():
-        return f"no base model at {folder}; put one there, or correct base_model"
+    try:
+        if folder.is_absolute() and not (folder / CONFIG).is_file():
+            return f"no base model at {folder}; put one there, or correct base_model"
+        weights = list(folder.glob(WEIGHTS))
+    except OSError as error:
+        return f"the base model at {folder} cannot be looked at ({error.strerror}); chmod or chown its folder"
     # Libraries say of a file that may not be read that it is not there.
-    closed = [file for file in folder.glob("*.safetensors") if not os.access(file, os.R_OK)]
+    closed = [file for file in weights if not os.access(file, os.R_OK)]
     if closed:
         return f"{closed[0]} may not be read by this user; chmod or chown it"
     return None

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import structlog
 import torch
 
-from daemon.errors import PersonaError
+from daemon.errors import EngineBusy, EngineStopped, PersonaError
 from daemon.genome.persona_genome import LayerShelf
 from daemon.serve.asks import Ask, Ended, Event, Failed, PromptRefused
 from daemon.serve.engine_sequence import answer
@@ -19,24 +19,9 @@ from daemon.training.engine.base import Base
 T = TypeVar("T")
 ACTIVE: Final = 32
 """Requests that take turns; each holds a key-value cache, so the others wait."""
-
-
 WAITING: Final = 512
 """Requests that may wait for a seat before more are turned away."""
-
-
-class EngineStopped(PersonaError):
-    """The server is leaving."""
-
-    def __init__(self) -> None:
-        super().__init__("The server is leaving; ask again in a moment.")
-
-
-class EngineBusy(PersonaError):
-    """More requests wait than could be answered in a reasonable time."""
-
-    def __init__(self) -> None:
-        super().__init__(f"More than {WAITING} requests wait already; ask again in a moment.")
+_LEAVING: Final = "The server is leaving; ask again in a moment."
 
 
 class _Seat:
@@ -50,14 +35,12 @@ class _Seat:
 
 
 class Engine:
-    """Owns a loaded base and its layers; whatever touches them runs on its thread, between two turns.
-
-    `died` is called on that thread if it ends by itself.
-    """
+    """Owns a loaded base and its layers; whatever touches them runs on its thread, between two turns."""
 
     def __init__(
         self, base: Base, shelf: LayerShelf, threads: int = 0, died: Callable[[], object] = lambda: None
     ) -> None:
+        """Start the thread, on which `died` is called if it ends by itself."""
         self.base = base
         self.shelf = shelf
         self._threads = threads
@@ -99,7 +82,7 @@ class Engine:
         seat = _Seat(ask, lambda event: _tell(loop, heard.put_nowait, event))
         try:
             if self.busy >= ACTIVE + WAITING:
-                raise EngineBusy
+                raise EngineBusy(f"More than {WAITING} requests wait already; ask again in a moment.")
             self._put(seat)
             self._count(1)
         except PersonaError as error:
@@ -128,7 +111,7 @@ class Engine:
 
     def _put(self, item: _Seat | Callable[[], None]) -> None:
         if self._closed:
-            raise EngineStopped
+            raise EngineStopped(_LEAVING)
         self._inbox.put(item)
 
     def _count(self, change: int) -> None:
@@ -202,7 +185,7 @@ class Engine:
             elif item is not None:
                 item()
         for seat in [*self._seats, *self._waiting]:
-            seat.deliver(Failed(EngineStopped()))
+            seat.deliver(Failed(EngineStopped(_LEAVING)))
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:

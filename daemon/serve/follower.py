@@ -49,10 +49,7 @@ class Follower:
             await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Look whenever something changes, and at every beat; returns when the directory is another one.
-
-        Raises FileNotFoundError when it is none.
-        """
+        """Look at every change and beat until the directory is another one; raises FileNotFoundError without one."""
         inode = self._directory.stat().st_ino
         beat = int(self._beat * 1000)
         async for _ in awatch(

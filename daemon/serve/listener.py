@@ -15,10 +15,7 @@ _PRIVILEGED: Final = 1024
 
 
 def bind(host: str, port: int, token: str) -> socket.socket:
-    """A socket at this address, where connections are still refused.
-
-    Raises ConfigInvalid without a needed token, PersonaError when the address cannot be had.
-    """
+    """A socket at this address, where connections are still refused; raises ConfigInvalid or PersonaError."""
     if not token and not is_loopback(host):
         raise ConfigInvalid(f"[serve] host {host} can be reached from outside; set serve.token, or host to 127.0.0.1.")
     with _as_sentences(host, port):

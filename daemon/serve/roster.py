@@ -146,10 +146,8 @@ class Roster:
             self.engines.start(base)
 
     def _needed(self) -> list[str]:
-        """The base models of those who have no revision in memory; who has one, needs no other that the config names.
-
-        The config is as old as this server, and may name what is no longer there.
-        """
+        """The base models of those who have no revision in memory."""
+        # Who has one needs no other; the config may name what is no longer there.
         waiting = {self.speaker(served.persona).base_model for served in self.everyone() if served.engine is None}
         return sorted(waiting if self._served else {self.default.base_model})
 
@@ -171,10 +169,7 @@ class Roster:
         return [self._report(served) for served in self.everyone()]
 
     async def adopt(self, genome: GenomeFile) -> None:
-        """Load a revision beside the one in use, then flip; raises PersonaError and changes nothing when it cannot.
-
-        A trait whose layer is of another base speaks as the base, and the persona's `error` says so.
-        """
+        """Load a revision beside the one in use, then flip; raises PersonaError and changes nothing when it cannot."""
         engine = await self.engines.get(genome.base_model)
         served = self.served(genome.persona)
         same = served.view is not None and served.view.shelf is engine.shelf
@@ -183,6 +178,7 @@ class Roster:
         await engine.call(partial(view.load, read.genome, read.layers))
         before = served.view
         view.adopt(read.genome)
+        # A trait whose layer is of another base speaks as the base.
         served.engine, served.view, served.error = engine, view, " ".join(read.stale) or None
         if before is not None and before is not view:
             before.shelf.name(genome.persona, ())

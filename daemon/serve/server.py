@@ -50,10 +50,7 @@ async def serve(
     changes: AsyncIterator[Speakers] | None = None,
     ready: Ready | None = None,
 ) -> None:
-    """Serve at a bound socket until SIGTERM or SIGINT; `ready` is told the URL once requests are taken.
-
-    Raises PersonaError when it cannot.
-    """
+    """Serve at a bound socket until SIGTERM or SIGINT, `ready` being told the URL; raises PersonaError."""
     # Before any model is loaded: two servers that were started at the same moment were both let in so far.
     listen(listener)
     async with running(settings, known_personas, changes) as server:

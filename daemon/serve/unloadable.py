@@ -8,9 +8,8 @@ from pathlib import Path
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
+from daemon.genome.base_folder import lacks
 from daemon.genome.files import safetensors_problem
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
 def why_not(base_model: str, error: Exception) -> str:
@@ -46,12 +45,7 @@ def _faults(folder: Path) -> Iterator[str]:
     for name in names:
         if not os.access(folder / name, os.R_OK):
             yield f"{name} may not be read by this user; change its owner or mode"
-    if "config.json" not in names:
-        yield "it has no config.json"
-    if not any(name.endswith(".safetensors") for name in names):
-        yield "it has no weights (*.safetensors)"
-    if not any(name in names for name in _TOKENIZERS):
-        yield "it has no tokenizer"
+    yield from (f"it has no {part}" for part in lacks(folder))
     yield from _damaged(folder, names)
 
 

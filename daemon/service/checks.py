@@ -1,6 +1,5 @@
 """What must be in place before the daemon can do its work, looked at one by one."""
 
-import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from daemon.config.settings import Config
 from daemon.errors import PersonaError, RuntimeUnreachable
+from daemon.genome.base_folder import has_chat_template, lacks
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.planner import base_problem
 from daemon.runtimes.runtime import Runtime
@@ -74,7 +74,9 @@ def _base(base: str) -> Finding:
         cached = _hub_cache() / f"models--{base.replace('/', '--')}" / "snapshots"
         there = cached.is_dir() and any(cached.iterdir())
         return Finding(name, True, f"{base}, {'in the cache' if there else 'to be downloaded when it is first needed'}")
-    missing = _missing(folder)
+    missing = list(lacks(folder))
+    if not has_chat_template(folder):
+        missing.append("chat template")
     if missing:
         return Finding(name, False, f"{folder} has no {', no '.join(missing)}; save the model and its tokenizer there")
     return Finding(name, True, str(folder))
@@ -84,26 +86,6 @@ def _hub_cache() -> Path:
     """Where the hub's client keeps models (huggingface_hub's environment variables)."""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
-
-
-def _missing(folder: Path) -> list[str]:
-    """What a base model's folder lacks to be trained and served."""
-    tokenizer = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-    there = {
-        "weights (*.safetensors)": any(folder.glob("*.safetensors")),
-        "tokenizer": any((folder / name).is_file() for name in tokenizer),
-        "chat template": _has_template(folder),
-    }
-    return [name for name, found in there.items() if not found]
-
-
-def _has_template(folder: Path) -> bool:
-    if any(folder.glob("chat_template*.j*")):
-        return True
-    try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _trainer() -> Finding:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 async def serve(config: Config) -> None:
     """Serve until asked to stop; raises PersonaError when it cannot."""
+    # Nothing begins here that a Ctrl-C would have to finish, and the event loop's handler is deaf during an import.
+    # SIGTERM is at its default already; once requests are taken, the server handles both.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # One that came a moment before was the loop's to tell: this is where it does.
+    await asyncio.sleep(0)
     configure_logs(config.log)
     notifier = Notifier()
     # Before torch is imported, which takes seconds: whoever started us wants to know at once that a port is taken.
@@ -34,8 +39,6 @@ async def serve(config: Config) -> None:
         url = url_of(listener)
         notifier.status(f"starting; it will serve at {url}")
         structlog.get_logger().info("server.starting", url=url)
-        # Nothing has begun that a Ctrl-C would have to finish; the event loop's handler is deaf during an import.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         await _serve(config, listener, notifier)
 
 

@@ -30,8 +30,6 @@ _SENT_BACK = exists().where(
     R.c.state.in_([RunState.REJECTED, RunState.CANCELLED]),
 )
 _IS_CORRECTION = C.c.kind == Kind.CORRECTION
-_AT_ONCE = 500
-"""Ids in one statement; SQLite takes a bounded number of values."""
 _ARRIVAL = (epoch(C.c.received_at), text("training_corrections.rowid"))
 """The order of times, not of their texts: writers have several forms for one."""
 

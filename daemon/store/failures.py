@@ -57,7 +57,7 @@ def _sentence(path: Path, code: int, cause: object) -> str:
     if code in _NO_DIRECTORY:
         # Whoever opens it first makes two files beside it (sqlite.org/wal.html, "Read-Only Databases").
         return (
-            f"The store {path} cannot be opened by who may not write in its directory, unless somebody else has it"
+            f"Whoever may not write in the directory of the store {path} cannot open it, unless somebody else has it"
             f" open ({cause}); start the daemon, or see to who owns the directory."
         )
     match code & _PRIMARY:

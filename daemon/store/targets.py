@@ -64,11 +64,16 @@ def cut(
         raise RequestRefused(f"{key} speaks with the base model; there is nothing to roll back.{hint}")
     if index == 0:
         raise RequestRefused(f"{key} speaks with version {to} already.")
-    earlier = ", ".join(map(str, targets[1:]))
     raise RequestRefused(
-        f"{key} cannot roll back to version {to}: it comes from {earlier} (the base model);"
+        f"{key} cannot roll back to version {to}: what speaks now descends from {_in_words(targets[1:-1])};"
         f" to speak with version {to}: {pin} {to}"
     )
+
+
+def _in_words(versions: Sequence[int]) -> str:
+    """Versions, and the base model that the first of them came from."""
+    noun = "version" if len(versions) == 1 else "versions"
+    return f"{noun} {', '.join(map(str, versions))} and the base model (0)" if versions else "the base model (0)"
 
 
 def _unheard_of(key: TraitKey, version: int) -> RequestRefused:

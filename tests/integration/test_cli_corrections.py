@@ -7,12 +7,14 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon.store.writers import DEFAULTS
 from scripts.processes import PERSONA
 from tests.integration.cli_support import Desk
 
@@ -109,6 +111,31 @@ def test_good_rows_of_a_file_go_in_and_bad_ones_are_named(desk: Desk, kind: str,
     assert again.out == "0 rows imported, 1 was there already, 3 refused.\n"
 
 
+def test_what_a_writer_leaves_out_is_what_the_store_makes_of_it(desk: Desk) -> None:
+    with closing(sqlite3.connect(desk.store)) as store, store:
+        store.row_factory = sqlite3.Row
+        store.execute(f"INSERT INTO training_corrections ({', '.join(ROW)}) VALUES (?, ?, ?, ?)", tuple(ROW.values()))
+        row = dict(store.execute("SELECT * FROM training_corrections ORDER BY rowid DESC LIMIT 1").fetchone())
+    told = {"id", "source", "corrected_at", "received_at", "is_used_in_training", "quarantined_reason", *ROW}
+    assert {name: value for name, value in row.items() if name not in told} == DEFAULTS
+
+
+def test_a_number_without_measure_spoils_its_line_alone(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    wrong: list[dict[str, Any]] = [
+        {"severity": 10**400},
+        {"severity": 1e400},
+        {"is_sensitive": 10**400},
+        {"is_sensitive": 1e400},
+    ]
+    file.write_text("".join(json.dumps({**ROW, **more}) + "\n" for more in [*wrong, {"id": "measured"}]))
+    done = desk.persona("corrections", "import", str(file), "--json")
+    assert (done.code, done.json["imported"]) == (1, 1)
+    assert [refused["line"] for refused in done.json["refused"]] == [1, 2, 3, 4]
+    assert done.json["refused"][0]["error"] == "severity is a number from 0 to 1."
+    assert desk.ok("corrections", "show", "measured", "--json").json["state"] == "pending"
+
+
 def test_an_empty_file_is_nothing_to_do_and_a_missing_one_a_failure(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     assert desk.persona("corrections", "import", str(tmp_path / "empty.jsonl")).code == 3
@@ -191,8 +218,12 @@ def test_quarantined_rows_are_released_by_id_or_by_trait(desk: Desk) -> None:
     assert len(desk.ok("corrections", "list", "--persona", "ada", "--state", "quarantined", "--json").json) == 3
     assert desk.ok("corrections", "release", ids[0][:12]).out == "1 correction released.\n"
     assert desk.ok("corrections", "release", "--persona", "ada", "--json").json == {"released": 2}
-    nothing = desk.persona("corrections", "release", "--persona", "ada")
-    assert nothing.code == 3
+    for options, whose in (
+        ("--persona ada", "ada"), ("--trait none", "the trait none"), ("--persona ada --trait rust", "ada:rust")
+    ):  # fmt: skip
+        nothing = desk.persona("corrections", "release", *options.split())
+        assert nothing.code == 3
+        assert nothing.err == f"Nothing of {whose} is quarantined; see: persona corrections list --state quarantined\n"
     assert desk.persona("corrections", "release", ids[0]).code == 1
     assert desk.persona("corrections", "release").code == 2
 
@@ -201,11 +232,13 @@ class _Served(BaseHTTPRequestHandler):
     """Answers every chat as a persona would."""
 
     asked: list[dict[str, Any]]
+    answers: list[str]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append(body)
-        answer = json.dumps({"choices": [{"message": {"content": f"answer {len(self.asked)}"}}]}).encode()
+        said = self.answers.pop(0) if self.answers else f"answer {len(self.asked)}"
+        answer = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(answer)
@@ -215,9 +248,16 @@ class _Served(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(desk: Desk) -> Iterator[list[dict[str, Any]]]:
+def answers() -> list[str]:
+    """What is answered first, in turn."""
+    return []
+
+
+@pytest.fixture
+def served(desk: Desk, answers: list[str]) -> Iterator[list[dict[str, Any]]]:
     asked: list[dict[str, Any]] = []
-    with HTTPServer(("127.0.0.1", desk.port), type("Served", (_Served,), {"asked": asked})) as server:
+    handler = type("Served", (_Served,), {"asked": asked, "answers": answers})
+    with HTTPServer(("127.0.0.1", desk.port), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.05])
         thread.start()
         yield asked
@@ -239,6 +279,46 @@ def test_a_review_affirms_the_good_and_corrects_the_bad(desk: Desk, served: list
     # Without prompts, what was corrected is asked again, the latest first; nobody answering means leaving.
     desk.ok("corrections", "review", "ada", "review")
     assert served[-1]["messages"][-1] == {"role": "user", "content": "two"}
+
+
+@pytest.mark.usefixtures("served")
+def test_a_review_writes_an_answer_as_it_was_said_and_prints_it_clean(desk: Desk, answers: list[str]) -> None:
+    said = "one\r\ntwo\x1b[31m"
+    answers += [said, said]
+    prompts = desk.folder / "prompts.txt"
+    prompts.write_text("a\nb\n")
+    done = desk.ok("corrections", "review", "ada", "raw", "--from", str(prompts), said="g\nb\nno\n")
+    assert "one�\ntwo�[31m" in done.out and "\x1b" not in done.out
+    bad, good = desk.ok("corrections", "list", "--trait", "raw", "--json").json
+    assert good["original_response"] == good["expected_response"] == said
+    assert (bad["original_response"], bad["expected_response"]) == (said, "no")
+
+
+@pytest.mark.usefixtures("served")
+def test_a_correction_that_says_what_was_said_is_asked_for_again(desk: Desk, answers: list[str]) -> None:
+    answers += ["Here.\n", "a\x1bb"]
+    prompts = desk.folder / "prompts.txt"
+    prompts.write_text("where?\nwhat?\n")
+    typed = "b\nHere. \nThere.\nb\na�b\n\n"
+    done = desk.ok("corrections", "review", "ada", "same", "--from", str(prompts), said=typed)
+    assert "0 affirmed, 1 corrected." in done.out
+    assert done.out.count("That is what it said; if it was right, skip it now and call it good.") == 2
+    (row,) = desk.ok("corrections", "list", "--trait", "same", "--json").json
+    assert (row["original_response"], row["expected_response"]) == ("Here.\n", "There.")
+
+
+@pytest.mark.usefixtures("served")
+def test_an_answer_that_cannot_be_written_ends_no_review(desk: Desk, answers: list[str]) -> None:
+    answers += ["\ud800", " "]
+    prompts = desk.folder / "prompts.txt"
+    prompts.write_text("one\ntwo\nthree\n")
+    done = desk.ok("corrections", "review", "ada", "unwritable", "--from", str(prompts), said="g\ng\ng\n")
+    assert "1 affirmed, 0 corrected." in done.out
+    assert done.err.splitlines() == [
+        "Not written: original_response is not valid UTF-8.",
+        "Not written: expected_response is text and not blank.",
+    ]
+    assert len(desk.ok("corrections", "list", "--trait", "unwritable", "--json").json) == 1
 
 
 def test_ctrl_c_in_a_review_tells_what_was_done_so_far(desk: Desk, served: list[dict[str, Any]]) -> None:

@@ -154,7 +154,7 @@ def test_an_id_that_names_nothing_is_told_so(desk: Desk) -> None:
     for noun, beginning in (("run", "run-"), ("run", "nope"), ("correction", "open-"), ("correction", "nope")):
         done = desk.persona(f"{noun}s", "show", beginning)
         assert (done.code, done.out) == (1, "")
-        assert done.err == f"No single {noun} begins with '{beginning}'; see: persona {noun}s list\n"
+        assert done.err == f"No {noun}, or more than one, begins with '{beginning}'; see: persona {noun}s list\n"
 
 
 def test_a_trait_that_was_rolled_back_to_the_base_speaks_with_it(desk: Desk) -> None:
@@ -196,10 +196,19 @@ def test_a_file_in_the_place_of_a_folder_is_usage(desk: Desk, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ("corrections list --limit 0", "--limit 0 cannot be; give a whole number, 1 or more."),
-        ("runs list --limit many", "--limit many cannot be; give a whole number, 1 or more."),
-        ("genome pin ada rust v3", "VERSION v3 cannot be; give a whole number, 1 or more."),
-        ("genome rollback ada rust --to -1", "--to -1 cannot be; give a whole number, 0 or more."),
+        ("corrections list --limit 0", "--limit 0 cannot be; give a whole number from 1 to 1000000000."),
+        ("runs list --limit many", "--limit many cannot be; give a whole number from 1 to 1000000000."),
+        (
+            f"corrections list --limit {10**20}",
+            f"--limit {10**20} cannot be; give a whole number from 1 to 1000000000.",
+        ),
+        (
+            f"genome history ada --limit {'9' * 5000}",
+            f"--limit {'9' * 59}… cannot be; give a whole number from 1 to 1000000000.",
+        ),
+        ("runs list --limit 1000000001", "--limit 1000000001 cannot be; give a whole number from 1 to 1000000000."),
+        ("genome pin ada rust v3", "VERSION v3 cannot be; give a whole number from 1 to 1000000000."),
+        ("genome rollback ada rust --to -1", "--to -1 cannot be; give a whole number from 0 to 1000000000."),
         ("corrections list --state new", "--state new cannot be; give pending, claimed, used or quarantined."),
     ],
 )

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from daemon.errors import EngineBusy, EngineStopped
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.persona_genome import LayerShelf
 from daemon.serve.asks import Ask, Ended, Event, Failed, Piece, PromptRefused, Reason, Sampling, Started
-from daemon.serve.engine import ACTIVE, Engine, EngineBusy, EngineStopped
+from daemon.serve.engine import ACTIVE, Engine
 from daemon.serve.roster import Turn
 from daemon.training.engine.base import load_base
 from tests.integration.serve_support import ASKED, CONTEXT, House, house_at, slowly, until

@@ -84,7 +84,7 @@ def test_whoever_may_not_write_the_directory_reads_while_somebody_has_the_store_
         assert read == "[1]" and "cannot be written" in refused
     (refused,) = use(modes)
     assert refused == (
-        f"The store {modes} cannot be opened by who may not write in its directory, unless somebody else has it open"
+        f"Whoever may not write in the directory of the store {modes} cannot open it, unless somebody else has it open"
         " (attempt to write a readonly database); start the daemon, or see to who owns the directory."
     )
     modes.parent.chmod(0o700)
