@@ -151,6 +151,16 @@ def test_a_daemon_is_asked_and_answers(desk: Desk, daemon: Process, world: World
     assert kinds == [("train", user), ("train", user), ("rollback", user), ("rollback", user)]
 
 
+def test_what_comes_while_a_run_is_under_way_is_waited_for_too(desk: Desk, daemon: Process, world: World) -> None:
+    desk.correct(world, "rust")
+    desk.ok("train")
+    desk.correct(world, "rust", start=2)
+    runs = desk.ok("train", "--wait", "--json").json["runs"]
+    assert {run["state"] for run in runs} == {"promoted"}
+    rows = desk.ok("corrections", "list", "--json").json
+    assert [row["state"] for row in rows] == ["used"] * 4, "the run under way, and the one that was owed after it"
+
+
 def test_a_run_is_cancelled_while_it_trains(desk: Desk, world: World) -> None:
     desk.configure(training__epochs=100_000)
     with desk.daemon() as daemon:
