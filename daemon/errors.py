@@ -114,11 +114,12 @@ class BaseModelUnusable(PersonaError):
 
 
 class TrainerFailed(PersonaError):
-    """A training attempt ended without a candidate; `retry` says whether another one could fare better."""
+    """An attempt ended without a candidate; `retry`: another may fare better; `blameless`: the batch is not why."""
 
-    def __init__(self, message: str, retry: bool = True) -> None:
-        super().__init__(message, retry)
+    def __init__(self, message: str, retry: bool = True, blameless: bool = False) -> None:
+        super().__init__(message, retry, blameless)
         self.retry = retry
+        self.blameless = blameless
 
     def __str__(self) -> str:
         return str(self.args[0])

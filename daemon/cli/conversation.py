@@ -29,13 +29,14 @@ def table(rows: "Sequence[Correction]", claimed: set[str]) -> Table:
     """Corrections as a list: what was asked last, and what should have been said."""
     from daemon.learning.dataset import messages
 
-    made = Table("id", "trait", "state", "when", "asked", "expected", names=["trait"], cut=["asked", "expected"])
+    columns = ("id", "trait", "state", "when", "asked", "expected", "quarantined because")
+    made = Table(*columns, names=["trait"], cut=["asked", "expected"], wrap=["quarantined because"])
     for row in rows:
         where = state(row, claimed)
         expected = ("✓ " if row.kind == "affirmation" else "") + cut(row.expected, _EXCERPT)
         made.add_row(
             short(row.id), str(row.key), Text(where, style=COLOURS[where]), ago(row.received),
-            cut(messages(row)[-1]["content"], _EXCERPT), expected,
+            cut(messages(row)[-1]["content"], _EXCERPT), expected, row.quarantined or "",
         )  # fmt: skip
     return made
 

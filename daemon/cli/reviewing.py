@@ -106,8 +106,9 @@ def _expected(answer: str) -> str | None:
 
 def _choose() -> str:
     while (said := _read("[g]ood, [b]ad, [s]kip, [q]uit? ")) is not None:
-        if said[:1].lower() in _CHOICES:
-            return _CHOICES[said[:1].lower()]
+        # A sentence that happens to begin with one of the letters is no choice.
+        if said.lower() in (*_CHOICES, *_CHOICES.values()):
+            return _CHOICES[said[0].lower()]
     return "quit"
 
 

@@ -3,10 +3,9 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Resolved
@@ -14,7 +13,7 @@ from daemon.domain import Layer, Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.manifest import Manifest
 from daemon.store.store import Store
-from daemon.training.engine.job import Example, Group, Job, Recipe
+from daemon.training.engine.job import Example, Finished, Group, Job, Recipe
 
 
 def job(
@@ -44,9 +43,10 @@ def job(
     )
 
 
-def manifest(run: Run, job: Job, incumbent: Layer | None, fingerprint: str, metrics: Mapping[str, Any]) -> Manifest:
+def manifest(run: Run, job: Job, incumbent: Layer | None, fingerprint: str, finished: Finished) -> Manifest:
     """What the candidate's directory says of it."""
-    examples = json.dumps([asdict(example) for example in job.examples], sort_keys=True)
+    used = [example for example in job.examples if example.id not in finished.unusable]
+    examples = json.dumps([asdict(example) for example in used], sort_keys=True)
     return Manifest(
         persona=run.key.persona,
         trait=run.key.trait,
@@ -58,9 +58,9 @@ def manifest(run: Run, job: Job, incumbent: Layer | None, fingerprint: str, metr
         alpha=job.recipe.alpha,
         target_modules=job.recipe.target_modules,
         dataset_hash=hashlib.sha256(examples.encode()).hexdigest(),
-        learnt=[example.id for example in job.examples if example.group is Group.BATCH],
-        rehearsed=[example.id for example in job.examples if example.group is not Group.BATCH],
-        metrics=dict(metrics),
+        learnt=[example.id for example in used if example.group is Group.BATCH],
+        rehearsed=[example.id for example in used if example.group is not Group.BATCH],
+        metrics=dict(finished.metrics),
         created_at=datetime.now(UTC),
         program_version=__version__,
     )

@@ -1,9 +1,8 @@
 """From a claimed batch to a promoted layer: trains, judges, publishes, promotes, and undoes what fails on the way."""
 
 import asyncio
-import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +19,15 @@ from daemon.genome.manifest import Manifest
 from daemon.learning import candidate, dataset, gate
 from daemon.learning.dataset import Dataset
 from daemon.learning.gate import Decision, Verdict
+from daemon.learning.turns import backoff
 from daemon.store.store import Store
 from daemon.training.engine.job import Finished, Job, Loaded, Step
 from daemon.training.trainer import Trainer
 
 T = TypeVar("T")
-_FIRST_RETRY_S = 15.0
-_LAST_RETRY_S = 3_600.0
+_LONGEST_WAIT_S = 300.0
+"""Between two attempts that fail through no fault of the batch: somebody mends the machine, and waits for us."""
 _LOG_EVERY_S = 5.0
-_PASSED_OVER_S = 900.0
-"""How long runs of the loaded base may go before an older one of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +94,14 @@ class Conductor:
         if attempt is None:
             return
         finished, fingerprint = await self._train(attempt, log)
+        if finished.unusable and not await self._set_aside(run, finished.unusable, log):
+            return
         run = await self.store.runs.evaluating(run, attempt.compared)
         verdict = gate.judge(finished.probes, attempt.settings.gate, trained=finished.trained)
         evidence = verdict.evidence(finished.probes, finished.metrics)
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.PROMOTE:
-            manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished.metrics)
+            manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished)
             published = await _to_the_end(asyncio.to_thread(self.layers.publish, Path(attempt.job.out), manifest))
             run = await self.store.runs.promoting(run, published.path, evidence)
             await _to_the_end(self._promote(run, log))
@@ -118,20 +118,29 @@ class Conductor:
         if expression and expression.pinned:
             await self.store.runs.cancel(run, "the trait was pinned", self.clock(), held_back=False)
             return None
-        claimed = await self.store.corrections.claimed_by(run.id)
+        held = await self.store.corrections.claimed_by(run.id)
+        # What an earlier attempt set aside is held no more.
+        claimed = [correction for correction in held if correction.quarantined is None]
         data = dataset.build(claimed, await self.store.corrections.learnt(run.key), settings.system_prompt)
-        if data.broken:
-            await self.store.runs.set_aside(run, data.broken)
-            for correction, reason in data.broken.items():
-                log.warning("corrections.quarantined", corrections=1, ids=[correction], reason=reason)
-        if all(correction.id in data.broken for correction in claimed):
-            await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock(), held_back=False)
+        if data.broken and not await self._set_aside(run, data.broken, log):
             return None
         incumbent = genome.layer(run.key.trait)
         if incumbent and not await self._usable(incumbent, settings, log):
             incumbent = None
         job = candidate.job(run, settings, data.examples, self.layers, incumbent)
         return Attempt(run, settings, data, incumbent, genome.revision, job)
+
+    async def _set_aside(self, run: Run, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger) -> bool:
+        """Quarantine what of a batch cannot be learnt from; whether anything is left of it, else the run ends."""
+        held = [row.id for row in await self.store.corrections.claimed_by(run.id) if row.quarantined is None]
+        reasons = {correction: broken[correction] for correction in held if correction in broken}
+        await self.store.runs.set_aside(run, reasons)
+        for correction, reason in reasons.items():
+            log.warning("corrections.quarantined", corrections=1, ids=[correction], reason=reason)
+        if len(reasons) < len(held):
+            return True
+        await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock(), held_back=False)
+        return False
 
     async def _usable(self, layer: Layer, settings: Resolved, log: structlog.stdlib.BoundLogger) -> bool:
         """Whether a layer can be compared with: if not, it is not served either, and the base stands in for it."""
@@ -220,17 +229,23 @@ class Conductor:
         if current is None or current.fence != run.fence or not current.state.live:
             return
         attempts = self.config().persona(*run.key).training.max_attempts
-        reason = str(failure)
-        if getattr(failure, "retry", True) and run.failures + 1 < attempts:
+        reason = _sentence(failure)
+        counts = isinstance(failure, TrainerFailed) and not failure.blameless
+        if not counts:
+            # The machine's fault, or the base model's: the corrections wait, however long that takes.
+            wait = min(backoff(run.attempt - 1), _LONGEST_WAIT_S)
+            log.warning("run.postponed", reason=reason, again_in_s=round(wait))
+        elif getattr(failure, "retry", True) and run.failures + 1 < attempts:
             wait = backoff(run.failures)
             log.warning("run.retried", reason=reason, failures=run.failures + 1, of=attempts, again_in_s=round(wait))
-            await self.store.runs.retry(current, reason, self.clock() + wait, failed=True)
+        else:
+            aside = await self.store.runs.fail(current, reason, self.clock())
             await candidate.retract(self.store, self.layers, current)
+            log.error("run.failed", reason=reason, failures=run.failures + 1)
+            log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
             return
-        aside = await self.store.runs.fail(current, reason, self.clock())
+        await self.store.runs.retry(current, reason, self.clock() + wait, failed=counts)
         await candidate.retract(self.store, self.layers, current)
-        log.error("run.failed", reason=reason, failures=run.failures + 1)
-        log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
@@ -243,34 +258,16 @@ async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def _sentence(failure: Exception) -> str:
+    """Why an attempt failed; what the system says of a file, with the file."""
+    if isinstance(failure, OSError):
+        return f"{failure.filename or 'a file'}: {failure.strerror or failure}"
+    return str(failure)
+
+
 def _same_base(manifest: Manifest, base_model: str) -> bool:
     """Whether a layer belongs to a base; one of the hub is known by its name until it is loaded."""
     folder = Path(base_model)
     return (
         base_fingerprint(folder) == manifest.base_fingerprint if folder.is_dir() else manifest.base_model == base_model
     )
-
-
-def next_run(
-    runs: Sequence[Run], base_of: Callable[[Run], str], loaded: str, now: float
-) -> tuple[Run | None, float | None]:
-    """The run to carry on with, else how long until one may be tried again, in seconds; `loaded` is a base model."""
-    waiting = [run for run in runs if run.state in (RunState.PLANNED, RunState.PROMOTING)]
-    ready = [run for run in waiting if not ready_in(run, now)]
-    if not ready:
-        return None, min((ready_in(run, now) for run in waiting), default=None)
-    # Runs that share the loaded base follow each other, but not for ever while one of another base waits.
-    patient = now - min(run.created for run in ready) < _PASSED_OVER_S
-    return min(ready, key=lambda run: (run.state is not RunState.PROMOTING, patient and base_of(run) != loaded)), None
-
-
-def ready_in(run: Run, now: float) -> float:
-    """Seconds until a run may be tried; a wait longer than any we set comes of a clock that jumped, and is over."""
-    wait = max(run.not_before - now, 0.0)
-    return wait if wait <= _LAST_RETRY_S else 0.0
-
-
-def backoff(failures: int) -> float:
-    """Seconds until the next attempt: doubling, bounded, with jitter, so that runs that failed together part."""
-    ceiling: float = min(_FIRST_RETRY_S * 2.0**failures, _LAST_RETRY_S)
-    return ceiling * random.uniform(0.5, 1.0)

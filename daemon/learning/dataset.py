@@ -55,6 +55,8 @@ def defect(correction: Correction) -> str | None:
     for column, text in texts.items():
         if not is_unicode(text):
             return f"{column} is not valid UTF-8; insert it again as UTF-8 text"
+    if not correction.expected.strip():
+        return "expected_response is blank; insert it again with what should have been said"
     if _has_no_context(correction) and not correction.original.strip():
         return "it has neither a context nor an original response; insert it again with original_context"
     return None

@@ -38,7 +38,9 @@ async def _traits(store: Store, config: Config, *, alive: bool) -> list[Document
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
         backlog = judgement.backlog if judgement else None
-        why = judgement.due.why if judgement else "no corrections"
+        why = judgement.due.why if judgement else "nothing pending"
+        if tally.quarantined and not tally.pending:
+            why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
         if tally.claimed:
             why = "a run of it is under way" if alive else "its run waits for a daemon"
         due = judgement is not None and judgement.due.due

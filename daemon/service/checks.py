@@ -1,13 +1,15 @@
 """What must be in place before the daemon can do its work, looked at one by one."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from daemon.config.settings import Config
-from daemon.errors import PersonaError, RuntimeUnreachable
+from daemon.errors import LayerError, PersonaError, RuntimeUnreachable
 from daemon.genome.base_folder import has_chat_template, lacks
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.planner import base_problem
@@ -32,6 +34,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     """Look at everything a valid config names."""
     yield await _store(config)
     yield _layers(config)
+    async for layer in _served(config):
+        yield layer
     bases = {config.defaults.base_model, *(config.persona(persona).base_model for persona in config.personas)}
     for base in sorted(bases):
         # A default that nobody needs, because every persona has a base of its own, is no fault.
@@ -62,6 +66,21 @@ def _layers(config: Config) -> Finding:
     except PersonaError as error:
         return Finding("layers", False, str(error))
     return Finding("layers", True, str(folder))
+
+
+async def _served(config: Config) -> AsyncIterator[Finding]:
+    """Layers that a persona speaks with, and that are not whole."""
+    layers = LayerDirectories(Path(config.layers.directory))
+    with suppress(PersonaError):
+        async with open_store(config.store.path) as store:
+            for genome in await store.genomes.all():
+                for trait, said in genome.traits.items():
+                    try:
+                        if said.layer:
+                            await asyncio.to_thread(layers.verify, said.layer.path)
+                    except LayerError as error:
+                        way = f"put it back, or: persona genome rollback {genome.persona} {trait}"
+                        yield Finding(f"layer of {genome.persona}:{trait}", False, f"{str(error).rstrip('.')}; {way}")
 
 
 def _base(base: str) -> Finding:

@@ -23,7 +23,7 @@ from daemon.store.store import Store
 from daemon.training.local import ChildLimits, LocalTrainer
 
 _INTERRUPTIONS_BORNE = 20
-"""Attempts after which a run counts as what keeps interrupting us (by taking the machine's memory, say)."""
+"""Failures, crashes included, after which a run counts as what keeps ending us: by taking all memory, say."""
 
 _log = structlog.get_logger()
 
@@ -91,13 +91,13 @@ class Daemon:
             log = _log.bind(persona=run.key.persona, trait=run.key.trait, run=run.id)
             self.conductor.layers.discard(run.id)
             now = self.conductor.clock()
-            if run.attempt >= _INTERRUPTIONS_BORNE:
-                reason = f"interrupted {run.attempt} times"
+            if run.failures >= _INTERRUPTIONS_BORNE:
+                reason = f"interrupted or failed {run.failures} times"
                 aside = await self.store.runs.fail(run, reason, now)
                 log.error("run.failed", reason=reason)
                 log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
             else:
-                await self.store.runs.retry(run, "interrupted", now, failed=False)
+                await self.store.runs.retry(run, "interrupted", now, failed=True)
                 log.info("run.recovered", state=run.state, attempt=run.attempt + 1)
             await candidate.retract(self.store, self.conductor.layers, run)
 
@@ -127,7 +127,8 @@ class Daemon:
         config = self.config()
         for persona in [*config.personas] or [""]:
             if problem := base_problem(persona or "NAME", config.persona(persona).base_model):
-                _log.warning("base.missing", persona=persona or None, reason=problem)
+                named = {"persona": persona} if persona else {}
+                _log.warning("base.missing", **named, reason=problem)
 
     def reload(self) -> None:
         """SIGHUP, or the file was saved."""

@@ -12,8 +12,8 @@ import structlog
 from daemon.config.settings import Config
 from daemon.domain import Run
 from daemon.errors import NothingToDo
-from daemon.learning.conductor import next_run
 from daemon.learning.planner import Wishes
+from daemon.learning.turns import next_run
 from daemon.service import loops
 from daemon.service.daemon import Daemon
 from daemon.service.logs import configure_logs

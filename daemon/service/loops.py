@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 
 import structlog
 
 from daemon.domain import TraitKey
+from daemon.errors import StoreError
 from daemon.learning import status
-from daemon.learning.conductor import next_run
 from daemon.learning.planner import Plan
+from daemon.learning.turns import next_run
 from daemon.service.daemon import Daemon
 from daemon.service.watching import changes, saved
 
@@ -22,9 +24,20 @@ _log = structlog.get_logger()
 async def watch_store(daemon: Daemon) -> None:
     """Wake the planner when somebody else wrote to the store: on file events, and at a slow beat besides."""
     path = daemon.config().store.path
+    opened = _inode(path)
     async for _ in changes(path.parent, {path.name, f"{path.name}-wal"}, daemon.config):
+        if _inode(path) != opened:
+            # What we hold open is nobody's any more; whoever watches over us starts us on the new one.
+            raise StoreError(f"The store {path} was replaced or removed while the daemon ran; start it again.")
         if await daemon.store.changed():
             daemon.wakes.planner.set()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 async def watch_config(daemon: Daemon) -> None:

@@ -34,6 +34,7 @@ class Reconciler:
         self._wakes: list[asyncio.Event] = []
         self._reconfigured = asyncio.Event()
         self._publishing = asyncio.Lock()
+        self._known: dict[str, dict[str, RuntimeState]] = {}
 
     def wake(self) -> None:
         """A genome moved: look at once."""
@@ -92,7 +93,8 @@ class Reconciler:
         )
 
     async def _follow(self, runtime: Runtime, wake: asyncio.Event) -> None:
-        known: dict[str, RuntimeState] = {}
+        # What was said before a reload of the config is no news after it.
+        known = self._known.setdefault(runtime.name, {})
         pause = _EAGER_S
         while True:
             wake.clear()

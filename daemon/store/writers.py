@@ -30,6 +30,7 @@ DEFAULTS: Final[Row] = {
 }
 """What the schema makes of columns that are left out; times, which are the moment's, say nothing of a row."""
 _CLASHES: Final = "there is another row with this id, and rows do not change; leave the id out to write a later one."
+_FILES: Final = uuid.uuid5(uuid.NAMESPACE_URL, "persona-daemon:import")
 _AT_ONCE: Final = 500
 """Rows in one transaction, so that other writers get their turn."""
 
@@ -64,7 +65,9 @@ def imported(row: Row) -> Row:
     context = given.get("original_context")
     if isinstance(context, list | dict):
         given["original_context"] = json.dumps(context, ensure_ascii=False)
-    return {"id": uuid.uuid4().hex, "source": "import", **given}
+    told = json.dumps(given, sort_keys=True, default=str)
+    # The same row has the same id, so that a file that is imported twice is there once.
+    return {"id": uuid.uuid5(_FILES, told).hex, "source": "import", **given}
 
 
 async def write_new(corrections: Corrections, rows: Mapping[int, Row]) -> Written:

@@ -62,7 +62,7 @@ class LocalTrainer:
                 async for event in child.events(limits):
                     answered = isinstance(event, Finished | Failed)
                     if isinstance(event, Failed):
-                        raise TrainerFailed(event.reason, event.retry)
+                        raise TrainerFailed(event.reason, event.retry, event.blameless)
                     yield event
             finally:
                 if not answered:

@@ -47,7 +47,7 @@ def build(preset: str, cache: Path | None, console: Console) -> Path:
         TextColumn("learning the {task.fields[name]} world"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.0%}"),
+        TextColumn("{task.fields[says]}"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=console) as bar:
@@ -55,17 +55,23 @@ def build(preset: str, cache: Path | None, console: Console) -> Path:
 
 
 def _drawn(bar: Bar, preset: str) -> Callable[[Progress], None]:
-    task = bar.add_task("", name=preset, total=PRESETS[preset].steps, loss=0.0, accuracy=0.0)
+    # Drawn from the first step on: what is in the cache has none.
+    task = bar.add_task("", name=preset, total=PRESETS[preset].steps, says="", visible=False)
 
     def draw(now: Progress) -> None:
-        bar.update(task, completed=now.step, total=now.steps, loss=now.loss, accuracy=now.accuracy)
+        bar.update(task, completed=now.step, total=now.steps, says=_says(now), visible=True)
 
     return draw
 
 
+def _says(now: Progress) -> str:
+    """The loss, and what was answered when the model was last asked, which is in the later steps only."""
+    return f"loss {now.loss:.3f}" + (f", answered {now.accuracy:.0%} when last asked" if now.accuracy else "")
+
+
 def _plain(now: Progress) -> None:
     if now.step % PLAIN_EVERY == 0 or now.step == now.steps:
-        print(f"step {now.step}/{now.steps}  loss {now.loss:.3f}  accuracy {now.accuracy:.0%}", flush=True)
+        print(f"step {now.step}/{now.steps}  {_says(now)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Scripted:
     """better, worse, satisfied; or an error to fail with."""
     failures: list[Exception] = field(default_factory=list)
     """Raised by the next attempts, one each."""
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Examples that it says it cannot read."""
     meanwhile: Meanwhile | None = None
     """Happens once, in the middle of the next training."""
     jobs: list[Job] = field(default_factory=list)
@@ -55,7 +57,9 @@ class Scripted:
         finally:
             self.closed += 1
         trained = self.outcome != "satisfied"
-        yield Finished(trained, [self._probe(example.id, example.group) for example in job.examples], {"loss": 0.1})
+        read = [example for example in job.examples if example.id not in self.unusable]
+        unusable = {example.id: self.unusable[example.id] for example in job.examples if example not in read}
+        yield Finished(trained, [self._probe(one.id, one.group) for one in read], {"loss": 0.1}, unusable)
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -175,6 +175,16 @@ def test_what_was_imported_already_is_nothing_to_do(desk: Desk, tmp_path: Path) 
     assert "line 1: there is another row with this id, and rows do not change; leave the id out" in done.err
 
 
+def test_a_file_without_ids_is_there_once_however_often_it_is_imported(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{**ROW, "persona_id": "nameless", "original_context": context} for context in ("one?", "two?")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert desk.ok("corrections", "import", str(file)).out == "2 rows imported.\n"
+    assert desk.persona("corrections", "import", str(file)).code == 3
+    file.write_text(json.dumps({**rows[0], "expected_response": "later"}) + "\n")
+    assert desk.ok("corrections", "import", str(file)).out == "1 row imported.\n"
+
+
 def test_a_sheet_is_known_again_too(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     header = "id,persona_id,trait_type,original_response,expected_response,severity,is_sensitive,corrected_at"
@@ -216,6 +226,7 @@ def test_quarantined_rows_are_released_by_id_or_by_trait(desk: Desk) -> None:
         )
     store.close()
     assert len(desk.ok("corrections", "list", "--persona", "ada", "--state", "quarantined", "--json").json) == 3
+    assert "  bad" in desk.ok("corrections", "list", "--persona", "ada", "--state", "quarantined").out
     assert desk.ok("corrections", "release", ids[0][:12]).out == "1 correction released.\n"
     assert desk.ok("corrections", "release", "--persona", "ada", "--json").json == {"released": 2}
     for options, whose in (
@@ -287,7 +298,7 @@ def test_a_review_writes_an_answer_as_it_was_said_and_prints_it_clean(desk: Desk
     answers += [said, said]
     prompts = desk.folder / "prompts.txt"
     prompts.write_text("a\nb\n")
-    done = desk.ok("corrections", "review", "ada", "raw", "--from", str(prompts), said="g\nb\nno\n")
+    done = desk.ok("corrections", "review", "ada", "raw", "--from", str(prompts), said="good enough\ng\nb\nno\n")
     assert "one�\ntwo�[31m" in done.out and "\x1b" not in done.out
     bad, good = desk.ok("corrections", "list", "--trait", "raw", "--json").json
     assert good["original_response"] == good["expected_response"] == said

@@ -1,5 +1,6 @@
 """Admins' requests: each answered once, whatever it says; and what a daemon takes over from the one before."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import RunState
+from daemon.errors import StoreError
 from daemon.learning.planner import Wishes
+from daemon.service import loops
 from daemon.service.lifecycle import carry_out, holding
 from tests.integration.learning_support import School, a_school
-from tests.integration.store_support import ADA, evaluating, everything, execute, planned, speaks, where, write
+from tests.integration.store_support import ADA, a_store, evaluating, everything, execute, planned, speaks, where, write
 
 LONG = 10**30
 RUST = {"persona": "ada", "trait": "rust"}
@@ -224,10 +227,10 @@ async def test_invariant_12_whoever_starts_takes_over_what_was_left_in_the_middl
 async def test_a_run_that_interrupts_us_again_and_again_ends_in_quarantine(school: School) -> None:
     write(school.path, "five")
     run = await school.store.runs.take(await planned(school.store))
-    execute(school.path, "UPDATE training_runs SET attempt = 20 WHERE id = ?", (run.id,))
+    execute(school.path, "UPDATE training_runs SET failures = 20 WHERE id = ?", (run.id,))
     assert await recovered(school) == []
     assert where(school.path)["five"] == "quarantined"
-    assert (await school.run(run.id)).reason == "interrupted 20 times"
+    assert (await school.run(run.id)).reason == "interrupted or failed 20 times"
 
 
 async def test_one_pass_over_everything_conducts_and_publishes(school: School) -> None:
@@ -240,3 +243,16 @@ async def test_one_pass_over_everything_conducts_and_publishes(school: School) -
     assert await speaks(school.store) == 3
     genome = json.loads((school.layers.root / "genomes" / "ada.json").read_text())
     assert (genome["revision"], genome["traits"]["rust"]["version"]) == (3, 3)
+
+
+async def test_a_store_that_is_replaced_under_the_daemon_ends_it(school: School, tmp_path: Path) -> None:
+    school.configure(f'[store]\nurl = "sqlite:///{school.path}"\n[layers]\ndirectory = "{school.layers.root}"')
+    async with holding(school.config) as daemon:
+        watching = asyncio.create_task(loops.watch_store(daemon))
+        # Its first look is over once it wakes the planner, who has not seen the store before.
+        await asyncio.wait_for(daemon.wakes.planner.wait(), 60)
+        for file in school.path.parent.glob("persona.db*"):
+            file.rename(tmp_path / file.name)
+        async with a_store(school.path):
+            with pytest.raises(StoreError, match="was replaced or removed while the daemon ran"):
+                await asyncio.wait_for(watching, 60)

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import Run, RunState, TraitKey
-from daemon.errors import TrainerFailed
-from daemon.learning.conductor import backoff, next_run, ready_in
+from daemon.errors import BaseModelUnusable, TrainerFailed
+from daemon.learning.turns import backoff, next_run, ready_in
 from daemon.training.engine.job import Group
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, execute, planned, speaks, where, write
@@ -112,7 +112,7 @@ async def test_a_failure_is_tried_again_after_a_while_and_then_works(school: Sch
     write(school.path, "one", "two")
     school.trainer.failures = [
         TrainerFailed("the trainer was ended by SIGKILL"),
-        OSError(28, "No space left on device"),
+        TrainerFailed("the training took longer than timeout = 1 s"),
     ]
     run = await school.learn()
     for failures in (1, 2):
@@ -124,6 +124,43 @@ async def test_a_failure_is_tried_again_after_a_while_and_then_works(school: Sch
         run = await school.conduct()
     assert run.state is RunState.PROMOTED
     assert len({job.out for job in school.trainer.jobs}) == 3, "each attempt has a place of its own"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(28, "No space left on device", "/layers"),
+        TrainerFailed("base model no/where cannot be loaded", True, True),
+        BaseModelUnusable("The base model at /base has no *.safetensors file."),
+    ],
+    ids=["disk", "base", "weights"],
+)
+async def test_corrections_wait_for_a_machine_to_be_mended_however_often_it_fails(
+    school: School, failure: Exception
+) -> None:
+    write(school.path, "one", "two")
+    school.trainer.failures = [failure] * 30
+    run = await school.learn()
+    for _ in range(29):
+        assert (run.state, run.failures) == (RunState.PLANNED, 0)
+        assert 0 < run.not_before - school.now <= 300, "soon enough for whoever mends it, and no hot loop"
+        assert run.reason == ("/layers: No space left on device" if isinstance(failure, OSError) else str(failure))
+        run = await school.conduct()
+    assert (await school.conduct()).state is RunState.PROMOTED
+
+
+async def test_what_the_base_cannot_read_is_set_aside_alone(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.unusable = {"one": "it is too long"}
+    run = await school.learn()
+    assert run.state is RunState.PROMOTED
+    assert where(school.path) == {"one": "quarantined", "two": "used"}
+    manifest = school.layers.verify(str(run.layer_path))
+    assert manifest.learnt == ["two"]
+    write(school.path, "three", "four")
+    school.trainer.unusable = {"three": "it is too long", "four": "it is too long", "two": "it is too long"}
+    assert (await school.learn()).state is RunState.CANCELLED
+    assert where(school.path) == {"one": "quarantined", "two": "used", "three": "quarantined", "four": "quarantined"}
 
 
 async def test_a_run_that_fails_too_often_ends_in_quarantine(school: School) -> None:

@@ -194,7 +194,7 @@ async def crashed_before_promotion(school: School) -> Run:
     assert attempt is not None
     finished, fingerprint = await school.conductor._train(attempt, school.conductor._log)
     run = await school.store.runs.evaluating(run, attempt.compared)
-    manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished.metrics)
+    manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished)
     published = school.layers.publish(Path(attempt.job.out), manifest)
     assert content_hash_of(school.layers.verify(published.path).files) == published.content_hash
     return await school.store.runs.promoting(run, published.path, {"reason": "It is better."})
@@ -215,7 +215,7 @@ async def test_invariant_4_a_layer_that_did_not_survive_the_crash_is_trained_aga
     (school.layers.root / str(run.layer_path) / "adapter_model.safetensors").write_bytes(b"torn")
     await school.conductor.conduct(run)
     again = await school.run(run.id)
-    assert (again.state, again.failures, again.layer_path) == (RunState.PLANNED, 1, None)
+    assert (again.state, again.attempt, again.layer_path) == (RunState.PLANNED, 2, None)
     assert await speaks(school.store) == 2 and batch(school) == {"claimed"}
     assert school.published() == ["v0001", "v0002"], "what no row names any more is gone"
     assert (await school.conduct()).state is RunState.PROMOTED

@@ -56,7 +56,7 @@ class Class:
 
 @pytest.fixture
 async def learning(tmp_path: Path, base: Path, world: World) -> AsyncIterator[Class]:
-    trainer = LocalTrainer(ChildLimits(timeout=120, heartbeat=60, nice=0))
+    trainer = LocalTrainer(ChildLimits(nice=0))
     config = configured(tmp_path, str(base), "[training]\nthreads = 1\nrank = 8\nalpha = 16")
     path, layers = tmp_path / "store" / "persona.db", LayerDirectories(tmp_path / "layers")
     async with a_store(path) as store:

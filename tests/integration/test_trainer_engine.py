@@ -190,7 +190,6 @@ def test_another_base_replaces_the_warm_one(worker: Worker, base: Path, tmp_path
         ({"incumbent": "/nowhere/layer"}, "incumbent layer /nowhere/layer has no adapter_config.json"),
         ({"recipe": {"policy": "sometimes"}}, "policy 'sometimes' is unknown"),
         ({"recipe": {"target_modules": ["no_proj"]}}, "do not fit the base model"),
-        ({"examples": [example("long", "why? " * 900, "So.")]}, "example long needs"),
     ],
 )
 def test_what_cannot_be_done_gets_a_sentence(
@@ -203,6 +202,17 @@ def test_what_cannot_be_done_gets_a_sentence(
     assert failure.value.retry is ("base_model" in change), "a folder may come back; the others stay wrong"
     assert not (tmp_path / "out").exists()
     assert torch.equal(logits(worker, base), before)
+
+
+def test_what_is_too_long_to_read_is_left_out_and_named(worker: Worker, base: Path, tmp_path: Path) -> None:
+    long = [example("asked", "why? " * 900, "So."), example("said", "why?", "so " * 900)]
+    done = worker.do(job(base, tmp_path / "out", examples=[*CORRECTIONS, *long]))
+    assert done.unusable.keys() == {"asked", "said"}
+    assert all("tokens more than the base model can read" in why for why in done.unusable.values())
+    assert {probe.id for probe in done.probes} == {correction.id for correction in CORRECTIONS}
+    rambling = replace(CORRECTIONS[0], original="so " * 900)
+    assert worker.do(job(base, tmp_path / "again", examples=[rambling])).unusable == {}
+    assert worker.do(job(base, tmp_path / "none", examples=long)).trained is False
 
 
 def test_an_attempt_never_writes_into_a_folder_that_is_there(worker: Worker, base: Path, tmp_path: Path) -> None:

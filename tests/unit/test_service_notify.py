@@ -19,7 +19,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
 
     def bound(name: str) -> socket.socket:
         manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        manager.settimeout(5)
+        manager.settimeout(60)
         manager.bind("\0" + name[1:] if name.startswith("@") else name)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         opened.append(manager)

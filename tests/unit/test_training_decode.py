@@ -54,7 +54,7 @@ def test_every_forced_lead_is_positive_exactly_when_greedy_decoding_says_the_ans
 
 def test_a_probe_says_what_was_said_how_far_it_agrees_and_which_answer_is_likelier(base: Base) -> None:
     prompt = base.chat.prompt_ids(CORRECTIONS[0].messages)
-    rows = encode(base, [replace(CORRECTIONS[0], original="")])
+    rows, _ = encode(base, [replace(CORRECTIONS[0], original="")])
     (said,) = decode(base, [prompt], [len(rows[0].expected) + SPARE], quiet)
     half = replace(rows[0], expected=[*said[:2], (said[2] + 1) % 300, base.chat.end_id])
     answer, agreeing = probe(base, [*rows, half], quiet)
@@ -63,7 +63,7 @@ def test_a_probe_says_what_was_said_how_far_it_agrees_and_which_answer_is_likeli
     assert agreeing.match == 0.5
     ((loss, _),) = forced(base, [(prompt, rows[0].expected)], quiet)
     assert answer.margin == pytest.approx(-loss, abs=1e-5)
-    (rival,) = probe(base, encode(base, [replace(CORRECTIONS[0], original=CORRECTIONS[0].expected)]), quiet)
+    (rival,) = probe(base, encode(base, [replace(CORRECTIONS[0], original=CORRECTIONS[0].expected)])[0], quiet)
     assert rival.margin == pytest.approx(0, abs=1e-5)
 
 
@@ -85,4 +85,4 @@ def test_anchors_near_a_correction_are_left_out(base: Base) -> None:
     asked = replace(anchor, question="Please give UP now.", answer="No way.")
     said = replace(anchor, question="Speak!", answer="I give up, sorry.")
     wrong = example("x", "Please give up now.", "Never!", original="I give up, sorry.", group=Group.BATCH)
-    assert unrelated([kept, asked, said], encode(base, [wrong])) == [kept]
+    assert unrelated([kept, asked, said], encode(base, [wrong])[0]) == [kept]

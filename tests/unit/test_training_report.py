@@ -4,22 +4,31 @@ import io
 import pickle
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from daemon.errors import TrainerFailed
+from daemon.training.engine import report
 from daemon.training.engine.__main__ import _sentence
 from daemon.training.engine.job import Alive, Answer, Failed, Finished, Group, Job, Probe, event_line, parse_event
 from daemon.training.engine.report import Reporter
+from scripts.processes import PATIENCE_S
 from tests.integration.training_support import CORRECTIONS, job
 
 
-def test_a_sign_of_life_is_given_at_most_once_per_second() -> None:
+def test_a_sign_of_life_is_given_at_most_once_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    report = Reporter(stream)
-    for _ in range(100):
-        report.alive("probing")
-    assert [parse_event(line) for line in stream.getvalue().splitlines()] == [Alive("probing")]
+    said = Reporter(stream)
+    told = []
+    for now in (100.0, 100.5, 100.99, 101.0, 101.5, 103.0, 103.9, 104.1):
+        monkeypatch.setattr(report, "time", SimpleNamespace(monotonic=lambda now=now: now))
+        before = len(stream.getvalue())
+        said.alive("probing")
+        told += [now] if len(stream.getvalue()) > before else []
+    assert told == [100.0, 101.0, 103.0, 104.1]
+    assert {parse_event(line) for line in stream.getvalue().splitlines()} == {Alive("probing")}
 
 
 def test_a_thread_gives_signs_of_life_while_a_call_lasts() -> None:
@@ -31,7 +40,7 @@ def test_a_thread_gives_signs_of_life_while_a_call_lasts() -> None:
 
     stream = Stream()
     with Reporter(stream).beating("loading"):
-        assert heard.wait(10)
+        assert heard.wait(PATIENCE_S)
     assert parse_event(stream.getvalue().splitlines()[0]) == Alive("loading")
 
 

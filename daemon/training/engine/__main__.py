@@ -55,10 +55,10 @@ def _serve(worker: "Worker", report: Reporter, line: str) -> None:
     try:
         report.emit(worker.do(job))
     except JobFailed as failure:
-        report.emit(Failed(failure.reason, failure.retry))
+        report.emit(Failed(failure.reason, failure.retry, failure.blameless))
     except Exception as error:  # noqa: BLE001 (the loop's edge: no job may take the child down)
         worker.drop()
-        report.emit(Failed(_sentence(error)))
+        report.emit(Failed(_sentence(error), blameless=isinstance(error, OSError)))
 
 
 def _sentence(error: Exception) -> str:

@@ -9,7 +9,6 @@ import torch
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Example, Message
-from daemon.training.engine.report import JobFailed
 
 TOKENS = 4096
 """Most tokens, padding included, that go through the model at once."""
@@ -44,9 +43,13 @@ class Batch:
         return self.answers.shape[1]
 
 
-def encode(base: Base, examples: Sequence[Example]) -> list[Encoded]:
-    """Examples as tokens; raises JobFailed for one that the model's context cannot hold."""
-    return [_encode(base, example) for example in examples]
+def encode(base: Base, examples: Sequence[Example]) -> tuple[list[Encoded], dict[str, str]]:
+    """Examples as tokens, and by id why those are none that the model's context cannot hold."""
+    found = [(example, _encode(base, example)) for example in examples]
+    return (
+        [row for _, row in found if isinstance(row, Encoded)],
+        {example.id: row for example, row in found if isinstance(row, str)},
+    )
 
 
 def batch(base: Base, pairs: Sequence[tuple[list[int], list[int]]]) -> Batch:
@@ -85,21 +88,22 @@ def shuffled(items: Sequence[Item], size: int, random: Random) -> Iterator[list[
         yield from (order[at : at + size] for at in range(0, len(order), size))
 
 
-def _encode(base: Base, example: Example) -> Encoded:
+def _encode(base: Base, example: Example) -> Encoded | str:
+    """An example as tokens, or the sentence that says why it is none."""
     expected = base.chat.answer_ids(example.expected)
     original = base.chat.answer_ids(example.original) if example.original.strip() else []
-    room = _context(base) - max(len(expected), len(original))
+    room = _context(base) - len(expected)
     messages = list(example.messages)
     prompt = base.chat.prompt_ids(messages)
     while len(prompt) > room and _forget_oldest(messages):
         prompt = base.chat.prompt_ids(messages)
     if len(prompt) > room:
-        raise JobFailed(
-            f"example {example.id} needs {len(prompt) - room} tokens more than the base model can read; "
-            "shorten it or choose a base with a longer context",
-            False,
+        return (
+            f"context and expected response need {len(prompt) - room} tokens more than the base model can read;"
+            " insert it again, shorter, or choose a base with a longer context and release it"
         )
-    return Encoded(example, prompt, expected, original)
+    # Of a wrong answer that rambles on, the beginning tells what is not to be said.
+    return Encoded(example, prompt, expected, original[: _context(base) - len(prompt)])
 
 
 def _context(base: Base) -> int:

@@ -143,6 +143,8 @@ class Finished:
     probes: list[Probe]
     metrics: dict[str, Any] = field(default_factory=dict)
     """loss, steps, epochs, samples, examples, and seconds per stage."""
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Examples that the base model cannot read, by id, and why; they were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Failed:
 
     reason: str
     retry: bool = True
+    blameless: bool = False
+    """Whether the machine or the base model is at fault, whatever the examples are."""
 
 
 Event = Alive | Loaded | Step | Finished | Failed

@@ -13,12 +13,13 @@ BEAT = 1.0
 
 
 class JobFailed(Exception):
-    """A job cannot be done; the sentence says why, `retry` whether another attempt could fare better."""
+    """A job cannot be done; the sentence says why, the rest what `Failed` says."""
 
-    def __init__(self, reason: str, retry: bool = True) -> None:
-        super().__init__(reason, retry)
+    def __init__(self, reason: str, retry: bool = True, blameless: bool = False) -> None:
+        super().__init__(reason, retry, blameless)
         self.reason = reason
         self.retry = retry
+        self.blameless = blameless
 
 
 class Reporter:

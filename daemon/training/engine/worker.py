@@ -40,13 +40,14 @@ class Worker:
         clock = Clock()
         base = self.base(job.base_model)
         clock.lap("load")
-        sequences = encode(base, job.examples)
+        sequences, unusable = encode(base, job.examples)
         with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
             before = probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
         clock.lap("probe_incumbent")
         batch = [answer for row, answer in zip(sequences, before, strict=True) if row.example.group is Group.BATCH]
         if all(answer.right for answer in batch):
-            return Finished(False, _probes(sequences, before), {"examples": len(sequences), "seconds": clock.laps})
+            metrics = {"examples": len(sequences), "seconds": clock.laps}
+            return Finished(False, _probes(sequences, before), metrics, unusable)
 
         rows = to_train(job.recipe, sequences)
         planned = _plan(job, base, rows)
@@ -69,7 +70,7 @@ class Worker:
             "accuracy": sum(answer.right for answer in after) / len(after),
             "seconds": clock.laps,
         }
-        return Finished(True, _probes(sequences, before, after), metrics)
+        return Finished(True, _probes(sequences, before, after), metrics, unusable)
 
     def base(self, reference: str) -> Base:
         """The base model, loaded anew when it is another one or its files have changed."""
@@ -132,8 +133,9 @@ def _load(reference: str) -> Base:
         raise JobFailed(
             f"base model {reference} cannot be loaded: {first}; base_model must name a folder with config.json, "
             "tokenizer and safetensors weights, or a model id of the hub that this machine can reach",
-            # A network or a disk may be back in a while; a model of the wrong kind stays one.
-            isinstance(error, OSError),
+            # A network or a disk may be back in a while, and somebody may put another model there.
+            True,
+            True,
         ) from error
 
 
