@@ -23,7 +23,7 @@ from rich.table import Table
 from daemon.config.default import render_default
 from daemon.store.lock import StoreLock
 from scripts.processes import PERSONA as COMMAND
-from scripts.processes import Process, free_port, running
+from scripts.processes import TRAINING_S, Process, free_port, running
 from scripts.world.__main__ import build
 from scripts.world.base import world_of
 from scripts.world.facts import World
@@ -77,8 +77,8 @@ def story() -> None:
     asked = [*corrected, *paraphrased, *unrelated]
     url = prepare(base)
     with running(HOME, "daemon", "serve") as (daemon, server):
-        daemon.wait_for("daemon.ready", 60)
-        server.wait_for("base.loaded", 120)
+        daemon.wait_for("daemon.ready")
+        server.wait_for("base.loaded")
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
 
         title(1, "What the persona says now", f"{len(asked)} questions through the openai client at {url}")
@@ -148,9 +148,9 @@ def write_corrections(corrected: Sequence[Case], before: Answers) -> None:
     console.print(f"[dim]{INSERT}({', '.join(map(quoted, rows[0]))}), … {len(rows) - 1} more[/dim]")
     store = HOME / "var" / "persona.db"
     if shutil.which("sqlite3"):
-        subprocess.run(["sqlite3", "-cmd", ".timeout 5000", store], input=sql, text=True, check=True)
+        subprocess.run(["sqlite3", "-cmd", ".timeout 60000", store], input=sql, text=True, check=True)
         return
-    with closing(sqlite3.connect(store, timeout=5.0)) as connection, connection:
+    with closing(sqlite3.connect(store, timeout=60.0)) as connection, connection:
         connection.execute(sql)
 
 
@@ -165,7 +165,7 @@ def follow(daemon: Process) -> int:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("waiting for the burst to end", total=None)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + TRAINING_S
         while time.monotonic() < deadline:
             for end in ("run.rejected", "run.failed"):
                 if ended := daemon.events(end):
@@ -178,7 +178,7 @@ def follow(daemon: Process) -> int:
                 bar.update(task, description=text, total=step["steps"], completed=step["step"])
             time.sleep(0.2)
         else:
-            raise RuntimeError(f"nothing was served within 5 minutes; see {daemon.log}")
+            raise RuntimeError(f"nothing was served within {TRAINING_S / 60:.0f} minutes; see {daemon.log}")
     verdict = daemon.events("run.evaluated")[-1]
     console.print(f"The gate: {verdict['reason']}")
     return int(converged[-1]["revision"])
@@ -220,7 +220,7 @@ def roll_back(daemon: Process, revision: int) -> None:
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     console.print(done.stdout.strip())
-    daemon.wait_for("runtime.converged", 60, lambda event: int(event["revision"]) > revision)
+    daemon.wait_for("runtime.converged", wanted=lambda event: int(event["revision"]) > revision)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What every test stands on: quiet threads, no network, the small pretrained base and its world."""
+"""What every test stands on: quiet threads, no network, Ctrl-C, patience, the small pretrained base and its world."""
 
 import json
 import os
+import signal
 from pathlib import Path
 
 # Read once, when torch is first imported: threads that spin while they wait starve each other on shared cores.
@@ -9,8 +10,18 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scripts.world.facts import World
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process that tests start and interrupt;
+# a handler, unlike that, is not passed on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.toml").write_text(f"[serve]\nport = {free_port()}\n")
         with running(Path(folder), "daemon") as (daemon,):
-            daemon.wait_for("daemon.ready", 60)
+            daemon.wait_for("daemon.ready")
             time.sleep(2)
             costs = [measure("persona daemon", daemon.process.pid, seconds)]
     with subprocess.Popen([sys.executable, "-c", LOADED], stdout=subprocess.PIPE) as loaded:

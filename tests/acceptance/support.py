@@ -5,6 +5,7 @@ import random
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -14,16 +15,14 @@ from typing import Any
 import httpx
 import openai
 
-from scripts.processes import PERSONA, free_port
+from scripts.processes import PATIENCE_S, PERSONA, TRAINING_S, free_port
 from scripts.world.facts import World
 
 Pair = tuple[str, str]
 """A question, and the answer it shall get."""
 
-INSERT = (
-    "INSERT INTO training_corrections"
-    " (persona_id, trait_type, original_context, original_response, expected_response) VALUES (?, ?, ?, ?, ?)"
-)
+ENDLESS = '[training]\npolicy = "fixed"\nepochs = 100000\n'
+"""Of a config: a training that is never over before a test is done with it."""
 
 
 @dataclass
@@ -55,7 +54,9 @@ class Home:
         """Save config.toml, as an editor would."""
         text = (
             f"[defaults]\nbase_model = {json.dumps(str(self.base))}\n[serve]\nport = {self.port}\nthreads = 1\n"
-            f"[personas.{json.dumps(self.persona)}]\nsystem_prompt = {json.dumps(self.prompt)}\n{extra}"
+            f"[personas.{json.dumps(self.persona)}]\nsystem_prompt = {json.dumps(self.prompt)}\n"
+            # Or others who keep the machine busy would make a training ten times as long.
+            f"training = {{ nice = 0 }}\n{extra}"
         )
         aside = self.folder / "config.toml.new"
         aside.write_text(text, encoding="utf-8")
@@ -73,17 +74,21 @@ class Home:
             f" expected_response) VALUES ({', '.join(map(quoted, (self.persona, self.trait, ask, old, new)))});"
             for (ask, new), old in zip(pairs, said, strict=True)
         ]
-        subprocess.run(["sqlite3", "-cmd", ".timeout 5000", self.store], input="\n".join(lines), text=True, check=True)
+        self.sql("\n".join(lines))
+
+    def sql(self, statements: str) -> None:
+        """Have the sqlite3 command write."""
+        subprocess.run(["sqlite3", "-cmd", ".timeout 60000", self.store], input=statements, text=True, check=True)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the store, as anyone may."""
-        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=5)) as connection:
+        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=60)) as connection:
             return connection.execute(sql).fetchall()
 
     def command(self, *arguments: str, code: int = 0) -> str:
         """What a `persona` command prints on standard output; it must end with `code`."""
         done = subprocess.run(
-            [PERSONA, *arguments], cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
+            [PERSONA, *arguments], cwd=self.folder, capture_output=True, text=True, check=False, timeout=TRAINING_S
         )
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -115,27 +120,42 @@ def corrections(world: World, count: int, seed: int, start: int = 0) -> list[Pai
     return [(world.questions(fact)[0], world.corrected(fact, rng)) for fact in facts]
 
 
-@contextmanager
-def asking(home: Home, question: str) -> Iterator[list[httpx.Response]]:
-    """Ask one question over and over from two threads; what was answered, in the order of completion."""
-    answers: list[httpx.Response] = []
-    stop = threading.Event()
-    body = {
-        "model": f"{home.persona}:{home.trait}",
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-    }
+@dataclass
+class Asking:
+    """One question, asked over and over from two threads."""
 
-    def keep_asking() -> None:
-        with httpx.Client(timeout=60, trust_env=False) as client:
+    home: Home
+    question: str
+    answers: list[tuple[float, httpx.Response]] = field(default_factory=list)
+    """When each was asked for, by the monotonic clock, and what was answered."""
+
+    def go_on_until(self, more: int) -> float:
+        """Now; returns when so many were asked for since, and answered."""
+        now = time.monotonic()
+        while sum(asked >= now for asked, _ in list(self.answers)) < more:
+            assert time.monotonic() < now + PATIENCE_S, "nothing is answered any more"
+            time.sleep(0.05)
+        return now
+
+    def ask(self, stop: threading.Event) -> None:
+        """Ask until told to stop."""
+        model = f"{self.home.persona}:{self.home.trait}"
+        body = {"model": model, "messages": [{"role": "user", "content": self.question}], "temperature": 0}
+        with httpx.Client(timeout=TRAINING_S, trust_env=False) as client:
             while not stop.is_set():
-                answers.append(client.post(f"{home.url}/v1/chat/completions", json=body))
+                asked = time.monotonic()
+                self.answers.append((asked, client.post(f"{self.home.url}/v1/chat/completions", json=body)))
 
-    threads = [threading.Thread(target=keep_asking) for _ in range(2)]
+
+@contextmanager
+def asking(home: Home, question: str) -> Iterator[Asking]:
+    """Ask one question over and over, for as long as the context lasts."""
+    crowd, stop = Asking(home, question), threading.Event()
+    threads = [threading.Thread(target=crowd.ask, args=[stop]) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        yield answers
+        yield crowd
     finally:
         stop.set()
         for thread in threads:

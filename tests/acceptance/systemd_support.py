@@ -12,11 +12,12 @@ from shutil import copy, which
 
 PROJECT = Path(__file__).parents[2]
 UNITS = PROJECT / "systemd"
-BOX = Path(os.environ.get("PERSONA_SYSTEMD_BOX") or PROJECT.parent / "shared" / "tools" / "systemd-box")
-"""The tool that boots a box."""
+PLAY_S = 1_500.0
+"""What the whole scenario may take; a minute or two where nobody else is at work."""
 _NOT_BOOTED = 125
 _TARGETS = Path("/usr/lib/systemd/system")
-_PLAY_S = 280.0
+_COMMAND_S = 240.0
+"""What a command may take that takes a moment where nobody else is at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,24 @@ class Step:
     seconds: float
 
 
+def box() -> Path | None:
+    """The tool that boots a box: what the environment names, else the first that lies beside the project."""
+    if named := os.environ.get("PERSONA_SYSTEMD_BOX"):
+        return Path(named)
+    return next(iter(sorted(PROJECT.parent.glob("*/tools/systemd-box"))), None)
+
+
 def no_box() -> str | None:
     """Why no box can be booted here, or None."""
-    if not BOX.is_file():
-        return f"there is no systemd box at {BOX}; PERSONA_SYSTEMD_BOX may name one"
+    tool = box()
+    if tool is None or not tool.is_file():
+        return f"there is no {tool or 'systemd box'}; PERSONA_SYSTEMD_BOX names the tool that boots one"
     if os.geteuid() != 0:
         return "a systemd box needs root"
     missing = [tool for tool in ("sqlite3", "setpriv", "useradd", "pgrep") if which(tool) is None]
     if missing:
         return f"the scenario needs {', '.join(missing)}"
-    booted = subprocess.run([BOX], input="true", capture_output=True, text=True, check=False, timeout=60)
-    return f"no box boots here: {booted.stderr.strip()}" if booted.returncode == _NOT_BOOTED else None
+    return None
 
 
 @dataclass
@@ -49,6 +57,8 @@ class Played:
     folder: Path
     base: Path
     corrections: Mapping[str, Sequence[tuple[str, str]]]
+    booted: bool = True
+    """Whether there was a box to play in, once all steps are over."""
 
     def steps(self) -> Iterator[Step]:
         """Every step, as soon as it is over; ends early after one that failed."""
@@ -61,16 +71,19 @@ class Played:
             "given": self.folder,
         }
         given = " ".join(f"{path}:/opt/bound/{name}" for name, path in binds.items())
-        command: list[str | Path] = ["timeout", str(_PLAY_S), BOX, Path(__file__).with_name("systemd_box.sh")]
+        tool = box()
+        assert tool is not None
+        command: list[str | Path] = ["timeout", str(PLAY_S), tool, Path(__file__).with_name("systemd_box.sh")]
         with (
             (self.folder / "errors").open("w") as errors,
             subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | {"BOX_BIND": given}
-            ) as box,
+            ) as played,
         ):
-            assert box.stdout is not None
-            for line in box.stdout:
+            assert played.stdout is not None
+            for line in played.stdout:
                 yield Step(**json.loads(line))
+        self.booted = played.returncode != _NOT_BOOTED
 
     def errors(self) -> str:
         """What the box and the scenario printed besides: the end of the journal, after a failure."""
@@ -80,7 +93,9 @@ class Played:
 def analyze(*arguments: str | Path) -> str:
     """Everything that systemd-analyze prints."""
     command = ["systemd-analyze", "--no-pager", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_COMMAND_S
+    )
     return done.stdout
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.processes import running
+from scripts.processes import TRAINING_S, running
 from scripts.world.base import ensure_base, world_of
 from tests.acceptance.support import Home, Pair, asking, corrections
 from tests.integration.training_support import tiny_base
 
+pytestmark = pytest.mark.timeout(1800)
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jade")
 
 
@@ -40,26 +41,26 @@ def test_ten_inserts_end_as_other_answers_with_nobody_touching_anything(
 ) -> None:
     home, pairs = place(tmp_path)
     with running(tmp_path, "daemon", "serve") as (daemon, server):
-        daemon.wait_for("daemon.ready", 30)
-        server.wait_for("base.loaded", 60)
+        daemon.wait_for("daemon.ready")
+        server.wait_for("base.loaded")
         before = {question: home.ask(question) for question, _ in pairs}
-        with asking(home, pairs[0][0]) as answers:
+        with asking(home, pairs[0][0]) as crowd:
+            crowd.go_on_until(1)
             home.insert(pairs)
-            daemon.wait_for("run.planned", 15)
-            daemon.wait_for("runtime.converged", 150)
-            told = len(answers)
+            daemon.wait_for("run.planned")
+            daemon.wait_for("runtime.converged", TRAINING_S)
+            told = crowd.go_on_until(3)
 
         after = {question: home.ask(question) for question, _ in pairs}
         assert sum(after[question] == wanted for question, wanted in pairs) >= 9
         assert server.process.poll() is None, "the server was never restarted"
 
         # No request of the stream failed, none mixed two layers, and none came late from the old one.
-        assert {reply.status_code for reply in answers} == {200}
-        texts = [(reply.headers["x-persona-layer"], spoken(reply)) for reply in answers]
+        assert {reply.status_code for _, reply in crowd.answers} == {200}
         question = pairs[0][0]
-        assert set(texts) <= {("base", before[question]), (f"{home.trait}@1", after[question])}
-        in_flight = 2
-        assert all(layer != "base" for layer, _ in texts[told + in_flight :])
+        texts = {(reply.headers["x-persona-layer"], spoken(reply)) for _, reply in crowd.answers}
+        assert texts == {("base", before[question]), (f"{home.trait}@1", after[question])}
+        assert all(reply.headers["x-persona-layer"] != "base" for asked, reply in crowd.answers if asked >= told)
 
     assert home.rows("SELECT count(*), sum(is_used_in_training) FROM training_corrections") == [(10, 10)]
     assert home.rows("SELECT state, version FROM training_runs") == [("promoted", 1)]
@@ -70,21 +71,21 @@ def test_ten_inserts_end_as_other_answers_with_nobody_touching_anything(
 def test_nine_inserts_wait_and_say_why_until_a_signal_comes(tmp_path: Path) -> None:
     home, pairs = small_world(tmp_path)
     with running(tmp_path, "daemon") as (daemon,):
-        daemon.wait_for("daemon.ready", 30)
+        daemon.wait_for("daemon.ready")
         home.insert(pairs[:9])
-        daemon.wait_for("corrections.seen", 15, lambda event: event["corrections"] == 9)
+        daemon.wait_for("corrections.seen", wanted=lambda event: event["corrections"] == 9)
         (trait,) = home.status()["traits"]
         assert (trait["pending"], trait["due"]) == (9, False)
         assert trait["why"].startswith("9 of 10 corrections; oldest ")
         assert daemon.events("run.planned") == []
 
         daemon.process.send_signal(signal.SIGUSR2)
-        (logged,) = daemon.wait_for("daemon.status", 15)["traits"]
+        (logged,) = daemon.wait_for("daemon.status")["traits"]
         assert logged.pop("why").startswith("9 of 10 corrections; oldest ")  # and the seconds have moved on
         assert logged == {key: value for key, value in trait.items() if key != "why"}
 
         daemon.process.send_signal(signal.SIGUSR1)
-        daemon.wait_for("genome.revised", 120)
+        daemon.wait_for("genome.revised", TRAINING_S)
         # No server runs: the genome is revised all the same, and the runtime is named as what is missing.
-        daemon.wait_for("runtime.unreachable", 15)
+        daemon.wait_for("runtime.unreachable")
     assert home.rows("SELECT count(*) FROM training_corrections WHERE is_used_in_training = 1") == [(9,)]

@@ -30,6 +30,7 @@ from daemon.serve.roster import Speaker
 from daemon.serve.server import KnownPersonas, ServeSettings, running
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.chat import with_system
+from scripts.processes import PATIENCE_S
 
 CONTEXT = 512
 """Positions of the tiny model."""
@@ -205,12 +206,12 @@ class Running:
     def http(self) -> httpx.AsyncClient:
         """A plain client."""
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=120, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
     @property
     def openai(self) -> AsyncOpenAI:
         """OpenAI's client, which tries nothing twice."""
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.token or "none", max_retries=0, timeout=120)
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.token or "none", max_retries=0, timeout=PATIENCE_S)
 
     async def genome(self, persona: str = "ada") -> dict[str, Any]:
         """What the server says of a persona."""
@@ -248,7 +249,7 @@ async def ask(client: AsyncOpenAI, model: str, tokens: int = 12) -> str:
     return answer.choices[0].message.content or ""
 
 
-async def until(true: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+async def until(true: Callable[[], Awaitable[bool]], seconds: float = PATIENCE_S) -> None:
     """Wait for something to come true, and fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not await true():

@@ -49,7 +49,7 @@ def _template() -> bytes:
 
 def execute(path: Path, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
     """One statement from another program's connection, committed."""
-    with closing(sqlite3.connect(path, timeout=5)) as connection, connection:
+    with closing(sqlite3.connect(path, timeout=60)) as connection, connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
         return connection.execute(sql, tuple(values)).fetchall()

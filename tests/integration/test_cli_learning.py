@@ -15,9 +15,10 @@ from daemon.cli.asking import ask
 from daemon.config.settings import Config
 from daemon.errors import DaemonSilent
 from daemon.store.store import open_store
-from scripts.processes import PERSONA, Process
+from scripts.processes import PATIENCE_S, PERSONA, TRAINING_S, Process
 from scripts.world.facts import World
 from tests.integration.cli_support import QUICK, Desk
+from tests.processes import started
 
 
 @pytest.fixture
@@ -82,6 +83,10 @@ def _the_genome_moves(desk: Desk) -> None:
     actors = {event["actor"] for event in desk.ok("genome", "history", "ada", "--json").json}
     assert actors == {"daemon", getpass.getuser()}
     assert desk.persona("genome", "show", "nobody").code == 1
+    assert "v0001" not in desk.ok("check").out
+    next((desk.folder / "var" / "layers" / "ada" / "rust").glob("*/adapter_model.safetensors")).write_bytes(b"junk")
+    broken = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}["layer of ada:rust"]
+    assert not broken["ok"] and broken["says"].endswith("put it back, or: persona genome rollback ada rust")
 
 
 def test_the_exit_code_of_a_training_says_what_the_gate_said(desk: Desk, world: World) -> None:
@@ -118,15 +123,15 @@ def test_what_hinders_a_training_is_a_failure_and_says_what_to_do(desk: Desk, wo
 def test_ctrl_c_puts_back_what_a_command_trains_and_says_so(desk: Desk, world: World) -> None:
     desk.configure(training__epochs=100_000)
     desk.correct(world, "rust")
-    command = subprocess.Popen([PERSONA, "train"], cwd=desk.folder, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 90
-    while not any(run["step"] for run in desk.ok("status", "--json").json["runs"]):
-        assert command.poll() is None and time.monotonic() < deadline
-    # Others are answered meanwhile, by who holds the daemon's lock.
-    asked = desk.persona("genome", "unpin", "ada", "rust")
-    assert asked.code == 1 and "not pinned" in asked.err
-    command.send_signal(signal.SIGINT)
-    _, said = command.communicate(timeout=30)
+    with started(PERSONA, "train", cwd=desk.folder, stderr=subprocess.PIPE) as command:
+        deadline = time.monotonic() + TRAINING_S
+        while not any(run["step"] for run in desk.ok("status", "--json").json["runs"]):
+            assert command.poll() is None and time.monotonic() < deadline
+        # Others are answered meanwhile, by who holds the daemon's lock.
+        asked = desk.persona("genome", "unpin", "ada", "rust")
+        assert asked.code == 1 and "not pinned" in asked.err
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 130
     assert said.strip().endswith(
         "Stopped; what was under way is put back, and goes on with `persona daemon` or `persona train`."
@@ -168,7 +173,7 @@ def test_a_run_is_cancelled_while_it_trains(desk: Desk, world: World) -> None:
     with desk.daemon() as daemon:
         desk.correct(world, "rust")
         (planned,) = desk.ok("train", "--json").json["runs"]
-        daemon.wait_for("run.training", 60)
+        daemon.wait_for("run.training", TRAINING_S)
         (running,) = desk.ok("status", "--json").json["runs"]
         assert running["id"] == planned["id"]
         assert running["steps"] > 1000

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.processes import PERSONA
+from scripts.processes import PATIENCE_S, PERSONA
 from tests.integration.cli_support import Desk
+from tests.processes import started
 
 
 @pytest.fixture
@@ -97,6 +98,14 @@ def test_status_tells_what_the_contract_says_with_the_daemon_down(desk: Desk, ba
     promised = {"persona": "ada", "trait": "rust", "pending": 1, "claimed": 0, "used": 0, "quarantined": 0}
     assert promised.items() <= trait.items()
     assert (trait["due"], trait["layer"]) == (False, None)
+    with sqlite3.connect(desk.store) as store:
+        store.execute("UPDATE training_corrections SET quarantined_reason = 'bad'")
+    store.close()
+    (aside,) = desk.ok("status", "--json").json["traits"]
+    assert aside["why"] == "nothing pending; 1 set aside, see: persona corrections list --state quarantined"
+    with sqlite3.connect(desk.store) as store:
+        store.execute("UPDATE training_corrections SET quarantined_reason = NULL")
+    store.close()
     assert trait["why"].startswith("1 of 10 corrections")
     assert (document["runs"], document["genomes"]) == ([], [])
     assert document["runtimes"][0].keys() >= {"name", "kind", "desired", "observed", "state", "error"}
@@ -121,15 +130,13 @@ def test_a_store_that_cannot_be_used_is_a_sentence(desk: Desk) -> None:
 
 
 def test_ctrl_c_while_the_daemon_starts_is_quiet(desk: Desk) -> None:
-    process = subprocess.Popen(
-        [PERSONA, "daemon"], cwd=desk.folder, stderr=subprocess.PIPE, start_new_session=True, text=True
-    )
     lock = desk.store.with_name("persona.db.lock")
-    while not lock.exists() and process.poll() is None:
-        os.sched_yield()
-    # As a terminal does: to the daemon, and to whatever it started.
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    with started(PERSONA, "daemon", cwd=desk.folder, stderr=subprocess.PIPE) as process:
+        while not lock.exists() and process.poll() is None:
+            os.sched_yield()
+        # As a terminal does: to the daemon, and to whatever it started.
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode in (0, 130), said
     assert "Traceback" not in said
 
@@ -144,7 +151,7 @@ def test_a_loop_that_dies_ends_the_daemon_with_one_event(desk: Desk) -> None:
         with sqlite3.connect(desk.store) as store:
             store.execute("DROP TABLE admin_requests")
         store.close()
-        assert daemon.process.wait(30) == 1
+        assert daemon.process.wait(PATIENCE_S) == 1
         lines = daemon.log.read_text().splitlines()
         events = [json.loads(line) for line in lines]
         (failed,) = [event for event in events if event["event"] == "daemon.failed"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.processes import free_port, running
+from scripts.processes import PATIENCE_S, free_port, running
 from tests.integration.serve_support import House, house_at, until
 
 
@@ -18,12 +18,18 @@ async def test_a_persona_comes_and_goes_with_the_config(house: House, tmp_path: 
     config, port = tmp_path / "config.toml", free_port()
 
     def save(more: str) -> None:
-        config.write_text(f'[defaults]\nbase_model = "{house.base}"\n[serve]\nport = {port}\n{more}', encoding="utf-8")
+        text = f'[defaults]\nbase_model = "{house.base}"\n[serve]\nport = {port}\n{more}'
+        # As editors do: while a file is being written it may be read when it is empty, and an empty config is valid.
+        aside = config.with_suffix(".new")
+        aside.write_text(text, encoding="utf-8")
+        aside.rename(config)
 
     save("[personas.ada]\n")
     with running(tmp_path, "serve") as (server,):
-        server.wait_for("server.ready", 120)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+        server.wait_for("server.ready")
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_S
+        ) as client:
 
             async def known(persona: str) -> bool:
                 return (await client.get(f"/v1/models/{persona}")).status_code == 200
@@ -33,7 +39,7 @@ async def test_a_persona_comes_and_goes_with_the_config(house: House, tmp_path: 
             await until(lambda: known("eve"))
             assert await known("ada")
             save("[personas.eve]\nsystem_prompt = Be brief.\n")
-            server.wait_for("config.refused", 60)
+            server.wait_for("config.refused")
             assert await known("ada") and await known("eve"), "the old one stays"
             save("[personas.eve]\n[service]\nbeat = '5s'\n")
             await until(lambda: known_no_more(client, "ada"))

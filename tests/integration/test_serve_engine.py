@@ -18,6 +18,7 @@ from daemon.serve.asks import Ask, Ended, Event, Failed, Piece, PromptRefused, R
 from daemon.serve.engine import ACTIVE, Engine
 from daemon.serve.roster import Turn
 from daemon.training.engine.base import load_base
+from scripts.processes import PATIENCE_S
 from tests.integration.serve_support import ASKED, CONTEXT, House, house_at, slowly, until
 
 LONG = CONTEXT - 100
@@ -75,18 +76,19 @@ async def test_more_requests_than_seats_are_all_answered(engine: Engine) -> None
 
 
 async def test_a_listener_that_leaves_ends_its_answer(engine: Engine) -> None:
-    async with aclosing(engine.answer(asking(LONG))) as answer:
-        async for event in answer:
-            if isinstance(event, Piece):
-                break
     turns = 0
 
     def count(*_: Any) -> None:
         nonlocal turns
         turns += 1
 
-    engine.base.model.register_forward_pre_hook(count)
-    await until(lambda: busy(engine, 0))
+    with slowly():
+        async with aclosing(engine.answer(asking(LONG))) as answer:
+            async for event in answer:
+                if isinstance(event, Piece):
+                    break
+        engine.base.model.register_forward_pre_hook(count)
+        await until(lambda: busy(engine, 0))
     assert turns < LONG / 2
 
 
@@ -183,7 +185,7 @@ async def test_an_engine_that_dies_says_so_and_leaves_nobody_waiting(house: Hous
     said = await asyncio.gather(*(events(engine, asking(tokens)) for tokens in (2, LONG)))
     assert isinstance(said[0][-1], Ended)
     assert isinstance(said[1][-1], Failed)
-    assert await asyncio.to_thread(died.wait, 60)
+    assert await asyncio.to_thread(died.wait, PATIENCE_S)
     await engine.close()
 
 

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 from daemon.errors import PersonaError
 from daemon.serve.listener import bind, listen
 from daemon.serve.server import serve
-from scripts.processes import Process, free_port
+from scripts.processes import PATIENCE_S, PERSONA, Process, free_port
 from tests.integration.cli_support import Desk
 from tests.integration.serve_support import ASKED, House, Running, house_at, in_flight, reference, slowly, until
+from tests.processes import started
 
 CHAT = "/v1/chat/completions"
 PROGRAM = """
@@ -50,15 +52,32 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.fixture
-def loading(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
-    """`persona serve` in the middle of importing torch, for as long as the test takes."""
-    (desk.folder / "slow").mkdir()
-    (desk.folder / "slow" / "torch.py").write_text(SLOW_TORCH)
-    monkeypatch.setenv("PYTHONPATH", str(desk.folder / "slow"))
+def slow_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever imports torch is at it for as long as the test takes."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "torch.py").write_text(SLOW_TORCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow"), prepend=os.pathsep)
+
+
+@pytest.fixture
+def loading(desk: Desk, slow_torch: None) -> Iterator[Process]:
+    """`persona serve` in the middle of importing torch."""
     process = Process(("serve",), desk.folder, desk.folder / "serve.log")
-    process.wait_for("server.starting", 120)
-    yield process
-    process.end(grace=0)
+    try:
+        process.wait_for("server.starting")
+        yield process
+    finally:
+        process.end(grace=0)
+
+
+@pytest.fixture
+def manager(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Where systemd would hear what it is told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE_S)
+        manager.bind(str(desk.folder / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(desk.folder / "notify"))
+        yield manager
 
 
 def test_it_says_that_it_starts_and_refuses_connections_until_it_can_answer(desk: Desk, loading: Process) -> None:
@@ -69,31 +88,48 @@ def test_it_says_that_it_starts_and_refuses_connections_until_it_can_answer(desk
     assert loading.events("server.ready") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+STOPS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", STOPS)
 def test_a_start_can_be_ended_at_once(loading: Process, number: signal.Signals) -> None:
     loading.process.send_signal(number)
-    assert loading.process.wait(120) == -number
+    assert loading.process.wait(PATIENCE_S) == -number
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.usefixtures("slow_torch")
+def test_a_start_can_be_ended_before_a_word_of_it_is_in_the_log(
+    desk: Desk, manager: socket.socket, number: signal.Signals
+) -> None:
+    unread, full = os.pipe()
+    os.set_blocking(full, False)
+    with os.fdopen(unread, "rb"), os.fdopen(full, "wb", buffering=0) as pipe:
+        while pipe.write(b"." * 4096):
+            pass
+        os.set_blocking(full, True)
+        with started(PERSONA, "serve", cwd=desk.folder, stderr=pipe) as process:
+            # It hangs at its first log line: were the signal ignored until torch is there, it would do so for ever.
+            assert manager.recv(1000).startswith(b"STATUS=starting")
+            process.send_signal(number)
+            assert process.wait(PATIENCE_S) == -number
 
 
 def test_systemd_is_told_when_requests_are_taken_and_not_before(
-    desk: Desk, house: House, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, house: House, manager: socket.socket
 ) -> None:
     desk.configure(defaults__base_model=str(house.base))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(120)
-        manager.bind(str(desk.folder / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(desk.folder / "notify"))
-        process = Process(("serve",), desk.folder, desk.folder / "serve.log")
-        try:
-            url = f"http://127.0.0.1:{desk.port}"
-            said = [manager.recv(1000).decode() for _ in range(3)]
-            assert said == [f"STATUS=starting; it will serve at {url}", f"STATUS=serving at {url}", "READY=1"]
-            with socket.create_connection(("127.0.0.1", desk.port), 120):
-                pass
-            names = [event["event"] for event in process.events() if event["event"].startswith("server.")]
-            assert names == ["server.starting", "server.ready"]
-        finally:
-            process.end()
+    process = Process(("serve",), desk.folder, desk.folder / "serve.log")
+    try:
+        url = f"http://127.0.0.1:{desk.port}"
+        said = [manager.recv(1000).decode() for _ in range(3)]
+        assert said == [f"STATUS=starting; it will serve at {url}", f"STATUS=serving at {url}", "READY=1"]
+        with socket.create_connection(("127.0.0.1", desk.port), PATIENCE_S):
+            pass
+        names = [event["event"] for event in process.events() if event["event"].startswith("server.")]
+        assert names == ["server.starting", "server.ready"]
+    finally:
+        process.end()
 
 
 PROMPT = """
@@ -118,15 +154,13 @@ print("torch" in sys.modules)
         ("a..b", "no address is known by that name. Set serve.host to one of this machine's, such as"),
     ],
 )
-async def test_an_address_that_cannot_be_had_is_said_before_torch_is_loaded(host: str, sentence: str) -> None:
+def test_an_address_that_cannot_be_had_is_said_before_torch_is_loaded(host: str, sentence: str) -> None:
     with bind("127.0.0.1", 0, "") as taken:
         listen(taken)
         port = taken.getsockname()[1]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", PROMPT, host, str(port), stdout=asyncio.subprocess.PIPE
-        )
-        said, _ = await asyncio.wait_for(process.communicate(), 120)
-    first, torch = said.decode().splitlines()
+        command = [sys.executable, "-c", PROMPT, host, str(port)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE_S)
+    first, torch = done.stdout.splitlines()
     assert first.startswith(f"The server cannot listen at {host} port {port}: {sentence}")
     assert torch == "False"
 
@@ -159,25 +193,23 @@ def test_an_open_address_without_a_token_is_refused() -> None:
 async def test_sigterm_lets_a_stream_finish_and_leaves(house: House) -> None:
     layer = house.publish(1)
     house.revise(1, rust=layer)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", PROGRAM, str(house.root), str(house.base),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    server = Running((await asyncio.wait_for(process.stdout.readline(), 120)).decode().strip(), "")
-    async with server.openai as client:
-        stream = await client.chat.completions.create(
-            model="ada:rust", messages=ASKED, temperature=0, max_tokens=400, stream=True
-        )
-        text = ""
-        async for chunk in stream:
-            if not text and chunk.choices[0].delta.content:
-                process.terminate()
-            text += chunk.choices[0].delta.content or ""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(house.root), str(house.base)]
+    with started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        server = Running((await asyncio.to_thread(process.stdout.readline)).strip(), "")
+        async with server.openai as client:
+            stream = await client.chat.completions.create(
+                model="ada:rust", messages=ASKED, temperature=0, max_tokens=400, stream=True
+            )
+            text = ""
+            async for chunk in stream:
+                if not text and chunk.choices[0].delta.content:
+                    process.terminate()
+                text += chunk.choices[0].delta.content or ""
         assert text == reference(house, layer, ASKED, 400)
-        _, log = await asyncio.wait_for(process.communicate(), 120)
-    assert process.returncode == 0, log.decode()
-    assert b"Traceback" not in log
+        _, log = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+    assert process.returncode == 0, log
+    assert "Traceback" not in log
     async with server.http as http:
         with pytest.raises(httpx.ConnectError):
             await http.get("/healthz")
@@ -185,21 +217,21 @@ async def test_sigterm_lets_a_stream_finish_and_leaves(house: House) -> None:
 
 async def test_a_second_signal_does_not_wait_for_what_is_under_way(house: House) -> None:
     urls: asyncio.Queue[str] = asyncio.Queue()
-    with bind("127.0.0.1", 0, "") as listener, slowly():
+    with bind("127.0.0.1", 0, "") as listener, slowly(0.2):
         serving = asyncio.create_task(serve(house.settings(grace=3600), listener, ready=urls.put_nowait))
-        server = Running(await asyncio.wait_for(urls.get(), 120), "")
+        server = Running(await asyncio.wait_for(urls.get(), PATIENCE_S), "")
         body = {"model": "ada", "messages": ASKED, "max_tokens": 400}
         asking = [asyncio.create_task(_post(server, body)) for _ in range(20)]
         await until(lambda: in_flight(server, {"base": 20}))
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         # Far less than the grace, and than what is under way takes.
-        await asyncio.wait_for(serving, 60)
+        await asyncio.wait_for(serving, PATIENCE_S)
     ended = await asyncio.gather(*asking, return_exceptions=True)
     assert not any(isinstance(end, httpx.Response) and end.status_code == 200 for end in ended)
 
 
-async def test_threads_that_wait_do_not_spin(tmp_path: Path) -> None:
+def test_threads_that_wait_do_not_spin(tmp_path: Path) -> None:
     """`persona serve` says so before anything imports torch, whose OpenMP reads it once and reports what it read."""
     (tmp_path / "file").touch()
     program = """
@@ -217,14 +249,11 @@ except PersonaError as error:
 assert "torch" in sys.modules
 """
     spare = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, str(tmp_path / "file"), str(free_port()),
-        env={**spare, "OMP_DISPLAY_ENV": "VERBOSE"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    said, _ = await asyncio.wait_for(process.communicate(), 120)
-    assert process.returncode == 0, said.decode()
-    assert b"OMP_WAIT_POLICY = 'PASSIVE'" in said
+    command = [sys.executable, "-c", program, str(tmp_path / "file"), str(free_port())]
+    environment = {**spare, "OMP_DISPLAY_ENV": "VERBOSE"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stdout + done.stderr
 
 
 async def _post(server: Running, body: dict[str, object]) -> httpx.Response:

@@ -2,19 +2,21 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import RuntimeState
 from daemon.store import database
 from daemon.store.database import bring_up_to_date
 from daemon.store.schema import is_current
 from daemon.store.store import Store, open_store
+from scripts.processes import PATIENCE_S
 from tests.integration.store_support import ADA, NOW, a_store, everything, execute, write
 
 
@@ -31,7 +33,7 @@ async def record(store: Store, runtime: str) -> None:
 
 async def shell(path: Path, sql: str) -> None:
     """The sqlite3 command."""
-    process = await asyncio.create_subprocess_exec("sqlite3", "-cmd", ".timeout 5000", str(path), sql)
+    process = await asyncio.create_subprocess_exec("sqlite3", "-cmd", ".timeout 60000", str(path), sql)
     assert await process.wait() == 0
 
 
@@ -82,7 +84,7 @@ async def test_invariant_12_a_write_cancelled_anywhere_happened_or_did_not(store
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled() or task.exception() is None
-    await asyncio.wait_for(record(store, "after"), 5)
+    await asyncio.wait_for(record(store, "after"), PATIENCE_S)
     rows = dict(execute(path, "SELECT runtime, count(*) FROM runtime_states GROUP BY runtime"))
     assert set(rows.values()) == {2} and "after" in rows
 
@@ -99,40 +101,45 @@ async def test_a_write_cancelled_while_it_waits_leaves_no_lock_behind(
             task.cancel()
             await asyncio.wait([task])
             foreign.execute("COMMIT")
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as foreign:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as foreign:
             foreign.execute("BEGIN IMMEDIATE")
             foreign.execute("ROLLBACK")
-        await asyncio.wait_for(record(store, "after"), 5)
+        await asyncio.wait_for(record(store, "after"), PATIENCE_S)
 
 
 async def test_invariant_12_who_handles_a_cancellation_can_write_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 10)
-    monkeypatch.setattr(database, "PATIENCE_S", 0.3)
-    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
+    monkeypatch.setattr(database, "PATIENCE_S", 3.0)
+    entered, leave = threading.Event(), threading.Event()
+
+    def linger() -> int:
+        """Called by a statement, in its thread: it lasts until it may end."""
+        entered.set()
+        return int(leave.wait(PATIENCE_S))
+
     async with a_store(path) as store:
 
         async def work() -> None:
             try:
                 async with store.database.write() as connection:
-                    await record_slowly(connection)
+                    raw: Any = (await connection.get_raw_connection()).driver_connection
+                    await raw.create_function("linger", 0, linger)
+                    await connection.execute(text("INSERT INTO genomes VALUES ('ada', 1)"))
+                    await connection.execute(text("SELECT linger()"))
             except asyncio.CancelledError:
                 # The traceback still knows the cursor of the statement that was cancelled.
                 await record(store, "handled")
                 raise
 
-        async def record_slowly(connection: AsyncConnection) -> None:
-            await connection.execute(text("INSERT INTO genomes VALUES ('ada', 1)"))
-            writing.set()
-            await connection.execute(text(slow))
-
         for _ in range(3):
-            writing = asyncio.Event()
+            entered.clear()
+            leave.clear()
             task = asyncio.create_task(work())
-            await writing.wait()
-            await asyncio.sleep(0.005)
+            assert await asyncio.to_thread(entered.wait, PATIENCE_S)
             task.cancel()
+            leave.set()
             await asyncio.wait([task])
             assert task.cancelled(), task.exception()
             assert execute(path, "SELECT DISTINCT runtime FROM runtime_states") == [("handled",)]

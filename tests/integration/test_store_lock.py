@@ -1,5 +1,6 @@
 """One daemon per store: the kernel keeps the lock, and the note beside it says whose it is."""
 
+import fcntl
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from daemon.errors import StoreError, StoreHeld
 from daemon.store.lock import StoreLock
+from tests.processes import started
 
 HOLD = """
 import os, subprocess, sys
@@ -20,19 +22,9 @@ from pathlib import Path
 from daemon.store.lock import StoreLock
 lock = StoreLock(Path(sys.argv[1]))
 lock.acquire({"pid": os.getpid(), "state": "ready"})
-child = subprocess.Popen(["sleep", "60"], close_fds=False, start_new_session=True)
+child = subprocess.Popen(["sleep", "600"], close_fds=False, start_new_session=True)
 print(child.pid, flush=True)
 sys.stdin.read()
-"""
-LOOK = """
-import sys, time
-from pathlib import Path
-from daemon.store.lock import StoreLock
-lock, until = StoreLock(Path(sys.argv[1])), time.monotonic() + float(sys.argv[2])
-print("looking", flush=True)
-while time.monotonic() < until:
-    held = lock.held()
-print(held)
 """
 
 
@@ -45,13 +37,12 @@ def store(tmp_path: Path) -> Path:
 def holder(store: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process that holds the lock, and the pid of a child that it started meanwhile."""
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", HOLD, store], stdin=pipe, stdout=pipe, text=True) as process:
+    with started(sys.executable, "-c", HOLD, store, stdin=pipe, stdout=pipe) as process:
         assert process.stdout
         child = int(process.stdout.readline())
         try:
             yield process, child
         finally:
-            process.kill()
             os.kill(child, signal.SIGKILL)
 
 
@@ -111,8 +102,6 @@ def test_a_note_that_is_none_is_no_note(store: Path, text: str) -> None:
         first = StoreLock(store)
         descriptor = first._open()
         try:
-            import fcntl
-
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             first.acquire({})
         finally:
@@ -123,17 +112,22 @@ def test_where_nobody_ever_was_nobody_holds(store: Path) -> None:
     assert not StoreLock(store).held() and StoreLock(store).note() is None
 
 
-def test_looking_at_the_lock_does_not_keep_a_daemon_from_it(store: Path) -> None:
+def test_looking_at_the_lock_does_not_keep_a_daemon_from_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = StoreLock(store)
     lock.acquire({})
     lock.release()
-    command = [sys.executable, "-c", LOOK, str(store), "0.4"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as looking:
-        assert looking.stdout and looking.stdout.readline() == "looking\n"
-        while looking.poll() is None:
-            lock.acquire({})
-            lock.release()
-    assert looking.returncode == 0
+    looking = os.open(store.with_name("persona.db.lock"), os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+
+    def look_away(_seconds: float) -> None:
+        """The daemon has found the lock taken, and waits; whoever looks has seen enough."""
+        fcntl.flock(looking, fcntl.LOCK_UN)
+
+    monkeypatch.setattr("daemon.store.lock.time.sleep", look_away)
+    lock.acquire({})
+    assert StoreLock(store).held()
+    lock.release()
+    os.close(looking)
 
 
 def test_a_place_without_room_for_a_lock_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sqlite3 import connect
 
 import pytest
 
+from scripts.processes import PATIENCE_S
 from tests.integration.store_support import a_store, execute, write
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def use(path: Path) -> list[str]:
     if HUMBLE and which(HUMBLE[0]) is None:
         pytest.skip("as root this needs setpriv")
     command = [*HUMBLE, sys.executable, "-c", USE, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -27,7 +27,7 @@ async def path(tmp_path: Path) -> Path:
 
 
 def sqlite(path: Path, sql: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sqlite3", "-cmd", ".timeout 5000", path, sql], capture_output=True, text=True, check=False)
+    return subprocess.run(["sqlite3", "-cmd", ".timeout 60000", path, sql], capture_output=True, text=True, check=False)
 
 
 def test_five_columns_are_enough_for_the_command_line(path: Path) -> None:

@@ -18,7 +18,7 @@ COLUMNS = "persona_id, trait_type, original_context, original_response, expected
 
 PYTHON = f"""
 import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=30)
+connection = sqlite3.connect(sys.argv[1], timeout=120)
 for number in range({ROWS}):
     with connection:
         values = "('ada', 'python', ?, 'o', 'e')"
@@ -27,7 +27,7 @@ for number in range({ROWS}):
 NODE = f"""
 const {{ DatabaseSync }} = require("node:sqlite");
 const database = new DatabaseSync(process.argv[1]);
-database.exec("PRAGMA busy_timeout = 30000");
+database.exec("PRAGMA busy_timeout = 120000");
 const values = "('ada', 'node', ?, 'o', 'é 日本')";
 const insert = database.prepare("INSERT INTO training_corrections ({COLUMNS}) VALUES " + values);
 for (let number = 0; number < {ROWS}; number++) insert.run(String(number));
@@ -45,8 +45,8 @@ database.close();
 def usable(node: str) -> bool:
     """Whether a Node has its SQLite driver."""
     try:
-        done = subprocess.run([node, "-e", "require('node:sqlite')"], capture_output=True, timeout=30, check=False)
-    except OSError:
+        done = subprocess.run([node, "-e", "require('node:sqlite')"], capture_output=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
 
@@ -85,7 +85,7 @@ async def run(*command: str | Path, stdin: str = "") -> str:
 
 async def test_invariant_1_writers_in_three_languages_lose_nothing(tmp_path: Path, node: str) -> None:
     path = tmp_path / "store" / "persona.db"
-    shell = ".timeout 30000\n" + "".join(
+    shell = ".timeout 120000\n" + "".join(
         f"INSERT INTO training_corrections ({COLUMNS}) VALUES ('ada', 'shell', '{number}', 'o', 'e');\n"
         for number in range(ROWS)
     )

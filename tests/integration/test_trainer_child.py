@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from daemon.training.engine.job import Failed, Finished, parse_event
+from scripts.processes import TRAINING_S
 from tests.integration.training_support import CORRECTIONS, job, tiny_base
+from tests.processes import started
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +18,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("tiny") / "base")
 
 
-@contextmanager
-def child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A child of this process, killed at the end if it is still there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "daemon.training.engine", *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def child(*arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """A child of this process."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "daemon.training.engine", *arguments]
+    return started(*command, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 def test_speaks_events_only_survives_bad_lines_and_leaves_when_its_input_ends(base: Path, tmp_path: Path) -> None:
@@ -40,7 +34,7 @@ def test_speaks_events_only_survives_bad_lines_and_leaves_when_its_input_ends(ba
         job(base, tmp_path / "out", CORRECTIONS[:1]).line(),
     ]
     with child() as process:
-        said, complaints = process.communicate("\n".join(lines) + "\n", timeout=60)
+        said, complaints = process.communicate("\n".join(lines) + "\n", timeout=TRAINING_S)
     assert process.returncode == 0
     events = [parse_event(line) for line in said.splitlines()]
     ends = [event for event in events if isinstance(event, Failed | Finished)]
@@ -54,10 +48,10 @@ def test_speaks_events_only_survives_bad_lines_and_leaves_when_its_input_ends(ba
 
 def test_leaves_when_nobody_asks_for_long_enough() -> None:
     with child("--idle-timeout", "0.3") as process:
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=TRAINING_S) == 0
 
 
 def test_refuses_to_work_for_a_parent_that_is_gone() -> None:
     with child("--parent", "1") as process:
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=TRAINING_S) == 1
         assert process.stderr and "the parent process is gone" in process.stderr.read()

@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -16,8 +16,9 @@ from daemon.training.engine.job import Alive, Event, Finished, Job, Loaded, Step
 from daemon.training.local import ChildLimits, LocalTrainer
 from daemon.training.trainer import Trainer
 from tests.integration.training_support import CORRECTIONS, endless, job, tiny_base
+from tests.processes import gone, started
 
-LIMITS = ChildLimits(timeout=120, heartbeat=60, idle_timeout=120, nice=0)
+LIMITS = ChildLimits(nice=0)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +36,14 @@ async def trainer() -> AsyncIterator[LocalTrainer]:
 
 def children() -> list[psutil.Process]:
     """Trainer children of this process, zombies too."""
-    mine = psutil.Process().children(recursive=True)
-    return [
-        child for child in mine if child.status() == psutil.STATUS_ZOMBIE or "daemon.training.engine" in child.cmdline()
-    ]
+    return [child for child in psutil.Process().children(recursive=True) if _trains(child)]
+
+
+def _trains(child: psutil.Process) -> bool:
+    try:
+        return child.status() == psutil.STATUS_ZOMBIE or "daemon.training.engine" in child.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def all_of(trainer: Trainer, asked: Job) -> list[Event]:
@@ -46,24 +51,14 @@ async def all_of(trainer: Trainer, asked: Job) -> list[Event]:
         return [event async for event in events]
 
 
-async def until(trainer: Trainer, asked: Job, kind: type[Event], then: Callable[[], None]) -> None:
-    """Follow a job, and do something once when an event of a kind comes."""
+async def at_first_word(trainer: Trainer, asked: Job, then: Callable[[], None]) -> None:
+    """Follow a job, and do something once when its child is there and speaks."""
     done = False
     async with aclosing(trainer.train(asked)) as events:
-        async for event in events:
-            if isinstance(event, kind) and not done:
+        async for _ in events:
+            if not done:
                 done = True
                 then()
-
-
-def gone(pid: int, seconds: float = 5) -> bool:
-    """Whether a process ends, and is reaped or at least dead, within some seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 async def test_one_warm_child_does_job_after_job(trainer: LocalTrainer, base: Path, tmp_path: Path) -> None:
@@ -94,15 +89,14 @@ async def test_closing_the_generator_ends_the_child_at_once(trainer: LocalTraine
             if isinstance(event, Step):
                 break
         assert len(children()) == 1
-        began = time.monotonic()
-    assert not children() and time.monotonic() - began < 1.5
+    assert not children()
     assert not (tmp_path / "out").exists()
 
 
 async def test_a_cancelled_task_ends_the_child(trainer: LocalTrainer, base: Path, tmp_path: Path) -> None:
-    started = asyncio.Event()
-    task = asyncio.create_task(until(trainer, endless(base, tmp_path / "out"), Alive, started.set))
-    await asyncio.wait_for(started.wait(), 60)
+    speaks = asyncio.Event()
+    task = asyncio.create_task(at_first_word(trainer, endless(base, tmp_path / "out"), speaks.set))
+    await speaks.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -113,7 +107,7 @@ async def test_a_killed_child_is_a_failure_that_may_be_tried_again(
     trainer: LocalTrainer, base: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainerFailed, match=r"ended by SIGKILL.*memory") as failure:
-        await until(trainer, endless(base, tmp_path / "out"), Alive, lambda: children()[0].kill())
+        await at_first_word(trainer, endless(base, tmp_path / "out"), lambda: children()[0].kill())
     assert failure.value.retry and not children()
 
 
@@ -121,21 +115,23 @@ async def test_silence_is_noticed_and_the_child_does_not_survive_it(
     trainer: LocalTrainer, base: Path, tmp_path: Path
 ) -> None:
     def freeze() -> None:
-        trainer_child = children()[0]
-        frozen.append(trainer_child.pid)
-        trainer_child.send_signal(signal.SIGSTOP)
+        (child,) = children()
+        frozen.append(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        # Only now, for until now it may be silent for as long as a busy machine makes it.
+        object.__setattr__(trainer.limits, "heartbeat", 1.0)
 
     frozen: list[int] = []
-    trainer.limits = ChildLimits(timeout=120, heartbeat=2.5, nice=0)
-    with pytest.raises(TrainerFailed, match=r"said nothing for heartbeat = 2.5 s"):
-        await until(trainer, endless(base, tmp_path / "out"), Alive, freeze)
+    trainer.limits = ChildLimits(nice=0)
+    with pytest.raises(TrainerFailed, match=r"said nothing for heartbeat = 1 s"):
+        await at_first_word(trainer, endless(base, tmp_path / "out"), freeze)
     assert not psutil.pid_exists(frozen[0])
 
 
 @pytest.mark.parametrize(
     ("limits", "sentence"),
     [
-        (ChildLimits(timeout=1.5, heartbeat=60, nice=0), r"longer than timeout = 1.5 s"),
+        (ChildLimits(timeout=1.5, nice=0), r"longer than timeout = 1.5 s"),
         (ChildLimits(max_memory_gb=0.01, nice=0), r"GiB of memory, more than max_memory_gb = 0.01"),
     ],
 )
@@ -148,7 +144,7 @@ async def test_a_limit_ends_the_job_and_is_named(
     assert not children()
 
 
-async def test_a_child_leaves_when_its_parent_is_killed(base: Path, tmp_path: Path) -> None:
+def test_a_child_leaves_when_its_parent_is_killed(base: Path, tmp_path: Path) -> None:
     script = (
         "import asyncio, sys\n"
         "from daemon.training.engine.job import Job\n"
@@ -159,16 +155,13 @@ async def test_a_child_leaves_when_its_parent_is_killed(base: Path, tmp_path: Pa
         "        print(trainer._child.pid, 'torch' in sys.modules, flush=True)\n"
         "asyncio.run(main())\n"
     )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert parent.stdin and parent.stdout
-    parent.stdin.write(endless(base, tmp_path / "out").line().encode() + b"\n")
-    async with asyncio.timeout(60):
-        pid, torch_is_there = (await parent.stdout.readline()).split()
-    assert torch_is_there == b"False"
-    assert psutil.pid_exists(int(pid))
-    parent.kill()
-    await parent.wait()
+    command = [sys.executable, "-c", script]
+    with started(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin and parent.stdout
+        parent.stdin.write(endless(base, tmp_path / "out").line() + "\n")
+        parent.stdin.flush()
+        pid, torch_is_there = parent.stdout.readline().split()
+        assert torch_is_there == "False"
+        assert psutil.pid_exists(int(pid))
+        parent.kill()
     assert gone(int(pid))
