@@ -22,7 +22,7 @@ PERSONA, TRAIT, OTHER = "ada", "town-facts", "more-facts"
 MOST_EXPOSED = 1.5
 WATCHDOG_S = 20
 """Not much for who waits for it, but more than a daemon is ever held up by what else the machine does."""
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 """For what takes a moment, or a training at most, where nobody else is at work."""
 NORMAL, ENDLESS = ('policy = "until-learned"', "epochs = 3"), ('policy = "fixed"', "epochs = 100000")
 """Lines of the config: with the latter a training is never over before a step is done with it."""
