@@ -76,10 +76,12 @@ def story() -> None:
     corrected, paraphrased, unrelated = cases(world_of(base))
     asked = [*corrected, *paraphrased, *unrelated]
     url = prepare(base)
-    with running(HOME, "daemon", "serve") as (daemon, server):
+    with (
+        running(HOME, "daemon", "serve") as (daemon, server),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client,
+    ):
         daemon.wait_for("daemon.ready")
         server.wait_for("base.loaded")
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
 
         title(1, "What the persona says now", f"{len(asked)} questions through the openai client at {url}")
         before = ask(client, asked)

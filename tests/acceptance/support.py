@@ -100,12 +100,12 @@ class Home:
 
     def ask(self, question: str, model: str | None = None) -> str:
         """What the persona answers, through the openai package."""
-        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-        reply = client.chat.completions.create(
-            model=model or f"{self.persona}:{self.trait}",
-            messages=[{"role": "user", "content": question}],
-            temperature=0,
-        )
+        with openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client:
+            reply = client.chat.completions.create(
+                model=model or f"{self.persona}:{self.trait}",
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+            )
         return reply.choices[0].message.content or ""
 
     def answered(self, pairs: Sequence[Pair]) -> int:
