@@ -56,9 +56,7 @@ async def ask(config: Config, kind: str, args: Result, patience: float = PATIENC
         # A daemon may start just now; then it is the one to ask.
         with contextlib.suppress(StoreHeld):
             async with in_its_place(config) as daemon:
-                result = await carried_out(daemon, kind, args)
-                await daemon.reconciler.publish()
-                return result
+                return await carried_out(daemon, kind, args)
     return await ask_daemon(config, kind, args, patience)
 
 

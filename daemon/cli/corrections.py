@@ -18,6 +18,7 @@ from daemon.cli.options import (
     load_config,
     noun,
     one_of,
+    whole_number,
 )
 from daemon.cli.showing import count, hint, json_text, print_json, say
 from daemon.errors import NothingToDo, PersonaError, UsageInvalid
@@ -149,35 +150,52 @@ def release(
     config: ConfigOption = None,
     persona: PersonaOption = None,
     trait: TraitOption = None,
+    version: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="VERSION",
+            parser=whole_number("--version", 1),
+            help="Only what was rolled back with it; may be repeated.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Take corrections out of quarantine, to be learnt after all."""
     if bool(ids) == bool(persona or trait):
         raise UsageInvalid("Name ids, or all that is quarantined of a --persona or --trait.")
-    result, again = asyncio.run(_release(load_config(config), ids or [], persona, trait))
+    if version and not (persona and trait):
+        raise UsageInvalid("A --version is that of a --persona's --trait; name both.")
+    result, again = asyncio.run(_release(load_config(config), ids or [], persona, trait, version or []))
     if json:
         print_json(result)
         return
-    later = "; what an undone layer had learnt goes into the next one" if again else ""
-    say(f"{count(result['released'], 'correction')} released{later}.")
+    say(f"{count(result['released'], 'correction')} released.")
+    if again:
+        say("What an undone layer had learnt goes into the next one, which the trait's next correction brings about.")
 
 
 async def _release(
-    config: "Config", ids: list[str], persona: str | None, trait: str | None
+    config: "Config", ids: list[str], persona: str | None, trait: str | None, versions: list[int]
 ) -> tuple[Mapping[str, Any], bool]:
     """What came of the request, and whether some of the rows were learnt before."""
     from daemon.cli.asking import ask, opened
+    from daemon.store.lineage import undone_with
 
     async with opened(config) as store:
         if ids:
             found = [(name, await store.corrections.get(name)) for name in ids]
         else:
-            found = [(row.id, row) for row in await store.corrections.find(persona, trait, "quarantined", _ALL)]
+            aside = await store.corrections.find(persona, trait, "quarantined", _ALL)
+            reasons = {undone_with(version) for version in versions}
+            found = [(row.id, row) for row in aside if not versions or row.quarantined in reasons]
     if unknown := [name for name, row in found if row is None]:
         raise PersonaError(_no_single(unknown[0]))
     if not found:
         whose = f"{persona}:{trait}" if persona and trait else persona or f"the trait {trait}"
-        raise NothingToDo(f"Nothing of {whose} is quarantined; see: persona corrections list --state quarantined")
+        with_them = f" since v{' or v'.join(map(str, versions))} was undone" if versions else ""
+        raise NothingToDo(
+            f"Nothing of {whose} is quarantined{with_them}; see: persona corrections list --state quarantined"
+        )
     rows = [row for _, row in found if row]
     result = await ask(config, "release", {"ids": [row.id for row in rows]})
     return result, any(row.used for row in rows)

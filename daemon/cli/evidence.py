@@ -1,6 +1,7 @@
 """The page of one run: what it is, what the gate measured, what the training took, and every probe."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import RenderableType
@@ -8,7 +9,7 @@ from rich.text import Text
 
 from daemon.cli.showing import ago, count, cut, moment, short
 from daemon.cli.tables import Table, pairs
-from daemon.domain import Correction, Kind, Run
+from daemon.domain import Correction, Kind, Run, RunState
 from daemon.learning.triggers import span
 
 COLOURS: Final = {"promoted": "green", "satisfied": "green", "rejected": "red", "failed": "red", "cancelled": "yellow"}
@@ -44,6 +45,7 @@ def page(run: Run, corrections: Sequence[Correction]) -> list[RenderableType]:
 
 
 def _facts(run: Run, corrections: Sequence[Correction]) -> dict[str, Any]:
+    waits = run.state is RunState.PLANNED and run.not_before > time.time()
     return {
         "run": run.id,
         "trait": f"{run.key} v{run.version}",
@@ -52,17 +54,30 @@ def _facts(run: Run, corrections: Sequence[Correction]) -> dict[str, Any]:
         "planned because": run.planned_because,
         "planned": f"{moment(run.created)}, {ago(run.created)}",
         "ended": f"{moment(run.finished)}, after {span(run.finished - run.created)}" if run.finished else None,
-        "next attempt": f"not before {moment(run.not_before)}" if run.state.live and run.not_before else None,
-        "batch": _batch(corrections),
+        "next attempt": f"not before {moment(run.not_before)}" if waits else None,
+        "batch": _batch(corrections, run.evidence),
+        "replaces": _replaces(run.evidence),
         "attempts": f"{run.attempt}, {run.failures} of them failed" if run.attempt > 1 else None,
         "layer": run.layer_path,
     }
 
 
-def _batch(corrections: Sequence[Correction]) -> str:
+def _batch(corrections: Sequence[Correction], evidence: Mapping[str, Any]) -> str:
     affirmed = sum(row.kind is Kind.AFFIRMATION for row in corrections)
     parts = [count(len(corrections) - affirmed, "correction")] + [count(affirmed, "affirmation")] * bool(affirmed)
+    # Runs of an older program do not say.
+    superseded = evidence.get("superseded", 0)
+    if superseded:
+        by = "a later one" if superseded == 1 else "later ones"
+        parts[0] += f", {superseded} of them replaced by {by} of the same context{',' * bool(affirmed)}"
     return " and ".join(parts)
+
+
+def _replaces(evidence: Mapping[str, Any]) -> str | None:
+    replaced = evidence.get("replaced", 0)
+    if not replaced:
+        return None
+    return f"{count(replaced, 'answer')} learnt before, of the same context{'' if replaced == 1 else 's'}"
 
 
 def _gate(scores: dict[str, Any], *, trained: bool) -> Table:

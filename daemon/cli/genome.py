@@ -96,7 +96,8 @@ def rollback(
         learnt = count(result["quarantined"], "correction")
         them = "it" if result["quarantined"] == 1 else "them"
         say(f"Quarantined: {learnt} that {undone} learnt. To have the next layer learn {them} again:")
-        say(f"  persona corrections release --persona {persona} --trait {trait}")
+        versions = " ".join(f"--version {version}" for version in result["undone"])
+        say(f"  persona corrections release --persona {persona} --trait {trait} {versions}")
     say(f"To bring v{result['undone'][0]} back as it was:")
     say(f"  persona genome pin {persona} {trait} {result['undone'][0]}")
 

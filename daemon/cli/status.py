@@ -76,15 +76,16 @@ async def _document(store: Any, config: "Config") -> Document:
 def page(document: Document) -> RenderableType:
     """The whole document for people."""
     parts: list[RenderableType] = [_daemon(document["daemon"])]
+    down = document["daemon"]["state"] == "stopped"
     if document["traits"]:
         parts += ["", _traits(document["traits"])]
     else:
         parts += ["", Text("No corrections yet; write one: persona corrections add --help", style="dim")]
     if document["runs"]:
-        parts += ["", _runs(document["runs"])]
+        parts += ["", _runs(document["runs"], down=down)]
     if document["genomes"]:
         parts += ["", _genomes(document["genomes"])]
-    return Group(*parts, "", _runtimes(document["runtimes"]))
+    return Group(*parts, "", _runtimes(document["runtimes"], down=down))
 
 
 def _daemon(daemon: Document) -> Text:
@@ -122,11 +123,11 @@ def _layer(layer: Document | None) -> str:
     return f"v{layer['version']}" + (" pinned" if layer["pinned"] else "")
 
 
-def _runs(runs: list[Document]) -> Table:
+def _runs(runs: list[Document], *, down: bool) -> Table:
     made = Table("run", "state", "progress", "", names=["run"], wrap=[""])
     for run in runs:
         name = f"{run['persona']}:{run['trait']} v{run['version']}"
-        made.add_row(name, run["state"], _bar(run), _numbers(run))
+        made.add_row(name, run["state"], _bar(run), _numbers(run, down=down))
     return made
 
 
@@ -137,16 +138,26 @@ def _bar(run: Document) -> Text:
     return Text.assemble(("━" * done, "cyan"), ("─" * (_BAR - done), "dim"))
 
 
-def _numbers(run: Document) -> str:
+def _numbers(run: Document, *, down: bool) -> str:
     """Where a training stands, in figures; of a run that waits, why."""
     if run["steps"] is None:
-        return run["reason"] or count(run["corrections"], "correction")
+        return "; ".join(["waits for a daemon"] * down + [_waiting(run)])
     parts = [f"{run['step']}/{run['steps']}", f"loss {run['loss']:.3g}"]
     if run["learnt"] is not None:
         parts.append(f"{run['learnt']:.0%} learnt")
     if run["eta_s"] is not None:
         parts.append(f"≤ {run['eta_s']:.0f} s")
     return ", ".join(parts)
+
+
+def _waiting(run: Document) -> str:
+    """What is known of a run that has no figures to show."""
+    if run["reason"] and run["state"] == "planned":
+        return str(run["reason"])
+    if run["reason"] and run["attempt"] > 1:
+        # The reason is that of the attempt before; it says nothing of this one.
+        return f"attempt {run['attempt']}; the one before: {run['reason']}"
+    return count(run["corrections"], "correction")
 
 
 def _genomes(genomes: list[Document]) -> Table:
@@ -157,10 +168,11 @@ def _genomes(genomes: list[Document]) -> Table:
     return made
 
 
-def _runtimes(runtimes: list[Document]) -> Table:
+def _runtimes(runtimes: list[Document], *, down: bool) -> Table:
     made = Table("runtime", "persona", "state", "revision", "error", names=["runtime", "persona"], wrap=["error"])
     for runtime in runtimes:
-        state = runtime["state"]
+        # Nobody closes the difference while no daemon runs.
+        state = "not looked at" if down and runtime["state"] == "converging" else runtime["state"]
         colour = {"converged": "green", "unreachable": "red"}.get(state, "yellow")
         made.add_row(
             runtime["name"], runtime["persona"] or "", Text(state, style=colour), _revision(runtime),

@@ -125,6 +125,11 @@ class LayerDirectories:
             raise LayerIncomplete(f"The layer {path} is not usable: {error}.") from None
         return manifest
 
+    def taught(self, path: str) -> list[str]:
+        """Ids of all the corrections that a layer's data was made of, by its manifest; none where it says nothing."""
+        manifest = _told(self.root / path)
+        return [*manifest.learnt, *manifest.rehearsed, *manifest.superseded] if manifest else []
+
     def find(self, persona: str, trait: str, version: int) -> str | None:
         """The directory of one version relative to the root, if there is one; of several, the one made last."""
         if not _SLUG.fullmatch(persona) or not _SLUG.fullmatch(trait):

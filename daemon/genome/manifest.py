@@ -42,6 +42,8 @@ class Manifest(BaseModel):
     """Ids of the corrections it was trained to answer."""
     rehearsed: list[str] = []
     """Ids of earlier corrections and of affirmations that it was trained to keep."""
+    superseded: list[str] = []
+    """Ids of corrections, of batch and history, that later ones of the same context replaced in its data."""
     metrics: dict[str, Any] = {}
     files: dict[str, FileRecord] = {}
     created_at: AwareDatetime

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,8 +14,9 @@ from peft import LoraModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
-from daemon.errors import LayerIncomplete, LayerStale
+from daemon.errors import BaseModelUnusable, LayerIncomplete, LayerStale
 from daemon.genome.directories import LayerDirectories
+from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.genome_file import GenomeFile
 from daemon.genome.reading import Misfit, ReadLayer, misfit, read_layer
 
@@ -215,12 +217,21 @@ class PersonaGenome:
             try:
                 layers.append(self.shelf.read(entry.directory))
             except LayerStale:
-                stale[trait] = (
-                    f"{self.persona}:{trait}@{entry.version} was trained on another base than {genome.base_model} is"
-                    " now; it speaks as the base until its next layer."
-                )
+                name = f"{self.persona}:{trait}@{entry.version}"
+                stale[trait] = f"{name} {self._why_stale(genome.base_model)}"
         fresh = {trait: entry for trait, entry in genome.traits.items() if trait not in stale}
         return ReadGenome(genome.model_copy(update={"traits": fresh}), layers, [*stale.values()])
+
+    def _why_stale(self, base_model: str) -> str:
+        """What a layer of another base waits for, as the end of a sentence."""
+        folder = Path(base_model)
+        try:
+            replaced = folder.is_dir() and base_fingerprint(folder) != self.shelf.fingerprint
+        except BaseModelUnusable:
+            replaced = True
+        if replaced:
+            return f"speaks as the base: {folder} was replaced since this server loaded it; restart persona serve."
+        return f"was trained on another base than {base_model} is now; it speaks as the base until its next layer."
 
     def load(self, genome: GenomeFile, layers: Iterable[ReadLayer]) -> None:
         """Load a revision's layers beside those in use; the model's thread; raises LayerIncomplete."""

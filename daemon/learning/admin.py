@@ -102,7 +102,8 @@ class Admin:
         key = _key(request.args)
         to = None if request.args.get("to") is None else _version(request.args, "to")
         await self._check_target(key, to)
-        done = await self.store.genomes.rollback(key, to, request.requested_by, self.clock())
+        taught = await self._taught(key)
+        done = await self.store.genomes.rollback(key, to, request.requested_by, self.clock(), taught)
         versions = [layer.version for layer in done.undone]
         version = done.layer.version if done.layer else 0
         fields: dict[str, Any] = {"persona": key.persona, "trait": key.trait}
@@ -118,6 +119,11 @@ class Admin:
             "undone": versions,
             "quarantined": len(done.quarantined),
         }
+
+    async def _taught(self, key: TraitKey) -> dict[str, list[str]]:
+        """What each layer of a trait was made of: not its batch alone, for it rehearsed what was released, too."""
+        layers = await self.store.genomes.layers(key)
+        return await asyncio.to_thread(lambda: {layer.id: self.layers.taught(layer.path) for layer in layers})
 
     async def _check_target(self, key: TraitKey, to: int | None) -> None:
         """See that what a rollback would speak with is whole; raises RequestRefused."""

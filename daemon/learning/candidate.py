@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -43,15 +43,22 @@ def job(
     )
 
 
-def manifest(run: Run, job: Job, incumbent: Layer | None, fingerprint: str, finished: Finished) -> Manifest:
-    """What the candidate's directory says of it."""
+def manifest(
+    run: Run,
+    job: Job,
+    replaces: Layer | None,
+    fingerprint: str,
+    finished: Finished,
+    superseded: Iterable[str] = (),
+) -> Manifest:
+    """What the candidate's directory says of it; the layer it replaces need not be one that the job could load."""
     used = [example for example in job.examples if example.id not in finished.unusable]
     examples = json.dumps([asdict(example) for example in used], sort_keys=True)
     return Manifest(
         persona=run.key.persona,
         trait=run.key.trait,
         version=run.version,
-        parent=incumbent.id if incumbent else None,
+        parent=replaces.id if replaces else None,
         base_model=job.base_model,
         base_fingerprint=fingerprint,
         rank=job.recipe.rank,
@@ -60,6 +67,7 @@ def manifest(run: Run, job: Job, incumbent: Layer | None, fingerprint: str, fini
         dataset_hash=hashlib.sha256(examples.encode()).hexdigest(),
         learnt=[example.id for example in used if example.group is Group.BATCH],
         rehearsed=[example.id for example in used if example.group is not Group.BATCH],
+        superseded=list(superseded),
         metrics=dict(finished.metrics),
         created_at=datetime.now(UTC),
         program_version=__version__,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import Layer, Run, RunState
+from daemon.domain import Kind, Layer, Run, RunState
 from daemon.errors import BaseModelUnusable, ClaimLost, GenomeMoved, LayerError, LayerStale, TrainerFailed
 from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.genome.fingerprint import base_fingerprint
@@ -32,13 +32,15 @@ _LOG_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one attempt works with: the run, its settings, its examples, and the layer it is compared with."""
+    """What one attempt works with: the run, its settings, its examples, and the layer that it would replace."""
 
     run: Run
     settings: Resolved
     data: Dataset
     incumbent: Layer | None
+    """The job has it only where it can be compared with: a broken or a stale one is replaced all the same."""
     compared: int
+    replaced: Mapping[str, int]
     job: Job
 
 
@@ -53,6 +55,8 @@ class Conductor:
     on_step: Callable[[Run, Step | None], None] = lambda _run, _step: None
     """Told of each training step, and with None when the run leaves training."""
     clock: Callable[[], float] = time.time
+    _unread: dict[str, set[str]] = field(default_factory=dict)
+    """By run, what was learnt before and the base cannot read, where it is in the way of what the run holds."""
     _log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
 
     async def conduct(self, run: Run) -> None:
@@ -62,7 +66,8 @@ class Conductor:
             if run.state is RunState.PROMOTING:
                 await _to_the_end(self._promote(run, log))
                 return
-            taking = asyncio.ensure_future(self.store.runs.take(run))
+            settings_hash = self.config().persona(*run.key).settings_hash
+            taking = asyncio.ensure_future(self.store.runs.take(run, settings_hash=settings_hash))
             try:
                 run = await asyncio.shield(taking)
             except asyncio.CancelledError:
@@ -96,12 +101,21 @@ class Conductor:
         finished, fingerprint = await self._train(attempt, log)
         if finished.unusable and not await self._set_aside(run, finished.unusable, log):
             return
+        if in_the_way := attempt.data.in_the_way(finished.unusable):
+            # Each time there is less in the way: of the batch it is set aside by now, of the history remembered.
+            self._unread.setdefault(run.id, set()).update(in_the_way)
+            reason = "the base model cannot read what replaces other corrections; those are learnt in its place"
+            log.info("run.outdated", reason=reason)
+            await self._again(run, reason)
+            return
+        self._unread.pop(run.id, None)
         run = await self.store.runs.evaluating(run, attempt.compared)
         verdict = gate.judge(finished.probes, attempt.settings.gate, trained=finished.trained)
-        evidence = verdict.evidence(finished.probes, finished.metrics)
+        evidence = {**verdict.evidence(finished.probes, finished.metrics), **attempt.replaced}
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.PROMOTE:
-            manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished)
+            superseded = attempt.data.superseded
+            manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished, superseded)
             published = await _to_the_end(asyncio.to_thread(self.layers.publish, Path(attempt.job.out), manifest))
             run = await self.store.runs.promoting(run, published.path, evidence)
             await _to_the_end(self._promote(run, log))
@@ -121,23 +135,26 @@ class Conductor:
         held = await self.store.corrections.claimed_by(run.id)
         # What an earlier attempt set aside is held no more.
         claimed = [correction for correction in held if correction.quarantined is None]
-        data = dataset.build(claimed, await self.store.corrections.learnt(run.key), settings.system_prompt)
-        if data.broken and not await self._set_aside(run, data.broken, log):
+        unread = self._unread.get(run.id, set())
+        learnt = [row for row in await self.store.corrections.learnt(run.key) if row.id not in unread]
+        data = dataset.build(claimed, learnt, settings.system_prompt)
+        if not await self._set_aside(run, data.broken, log):
             return None
         incumbent = genome.layer(run.key.trait)
-        if incumbent and not await self._usable(incumbent, settings, log):
-            incumbent = None
-        job = candidate.job(run, settings, data.examples, self.layers, incumbent)
-        return Attempt(run, settings, data, incumbent, genome.revision, job)
+        usable = incumbent is not None and await self._usable(incumbent, settings, log)
+        job = candidate.job(run, settings, data.examples, self.layers, incumbent if usable else None)
+        return Attempt(run, settings, data, incumbent, genome.revision, data.replaced(claimed), job)
 
     async def _set_aside(self, run: Run, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger) -> bool:
-        """Quarantine what of a batch cannot be learnt from; whether anything is left of it, else the run ends."""
-        held = [row.id for row in await self.store.corrections.claimed_by(run.id) if row.quarantined is None]
-        reasons = {correction: broken[correction] for correction in held if correction in broken}
-        await self.store.runs.set_aside(run, reasons)
+        """Quarantine what of a batch cannot be learnt from; whether a correction is left of it, else the run ends."""
+        held = [row for row in await self.store.corrections.claimed_by(run.id) if row.quarantined is None]
+        reasons = {row.id: broken[row.id] for row in held if row.id in broken}
+        if reasons:
+            await self.store.runs.set_aside(run, reasons)
         for correction, reason in reasons.items():
             log.warning("corrections.quarantined", corrections=1, ids=[correction], reason=reason)
-        if len(reasons) < len(held):
+        # Affirmations alone are no batch, before a run or in one.
+        if any(row.kind is Kind.CORRECTION and row.id not in reasons for row in held):
             return True
         await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock(), held_back=False)
         return False

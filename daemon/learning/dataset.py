@@ -1,7 +1,7 @@
 """A batch and its history as examples to train on; what cannot become one is named, with the reason."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,32 @@ class Dataset:
 
     examples: list[Example]
     broken: dict[str, str]
-    superseded: frozenset[str]
-    """Corrections that a later one of the same context replaces: not trained, not asked."""
+    superseded: dict[str, str]
+    """Corrections that a later one of the same context replaces, by its id: not trained, not asked."""
+    claimed: frozenset[str] = frozenset()
+    """Which of all these are the batch's, whatever they are to it."""
+
+    def in_the_way(self, unusable: Collection[str]) -> set[str]:
+        """Examples that the base model cannot read, and that stand in the place of what may be learnt instead."""
+        # An answer learnt before that another such replaced was taken back then: it does not return with the base.
+        return {
+            later
+            for earlier, later in self.superseded.items()
+            if later in unusable and not self.claimed.isdisjoint((earlier, later))
+        }
+
+    def replaced(self, claimed: Sequence[Correction]) -> dict[str, int]:
+        """For the run's page: how many of a batch's corrections later ones replace, how many learnt before it does."""
+        lost = sum(row.kind is Kind.CORRECTION and row.id in self.superseded for row in claimed)
+        won = sum(later in self.claimed and earlier not in self.claimed for earlier, later in self.superseded.items())
+        return {"superseded": lost, "replaced": won}
 
 
 def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_prompt: str) -> Dataset:
     """What to learn from a batch and keep from before; of those with one context, the last to arrive counts."""
     broken: dict[str, str] = {}
     latest: dict[str, Example] = {}
-    superseded: set[str] = set()
+    superseded: dict[str, str] = {}
     both = [*_grouped(learnt, Group.HISTORY), *_grouped(claimed, Group.BATCH)]
     for correction, group in sorted(both, key=lambda pair: pair[0].received):
         problem = defect(correction)
@@ -40,9 +57,9 @@ def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_pr
         example = _example(correction, group, system_prompt)
         key = json.dumps(example.messages)
         if key in latest:
-            superseded.add(latest.pop(key).id)
+            superseded[latest.pop(key).id] = example.id
         latest[key] = example
-    return Dataset(list(latest.values()), broken, frozenset(superseded))
+    return Dataset(list(latest.values()), broken, superseded, frozenset(row.id for row in claimed))
 
 
 def defect(correction: Correction) -> str | None:

@@ -114,10 +114,10 @@ def _praise(scores: Mapping[str, Score]) -> str:
     parts = [f"It answers {batch.candidate} of {batch.probes} corrections as expected, {batch.incumbent} before"]
     if history.probes:
         parts.append(f"{history.candidate} of {history.probes} learnt before are kept")
-    else:
-        parts.append("nothing was learnt before")
     if kept.probes:
         parts.append(f"{kept.candidate} of {kept.probes} affirmed answers hold")
+    if not history.probes and not kept.probes:
+        parts.append("nothing else is to be kept")
     total = sum(score.probes for score in scores.values())
     return f"{'; '.join(parts)} (point rules, {total} probe{'' if total == 1 else 's'})."
 

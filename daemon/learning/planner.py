@@ -13,6 +13,7 @@ from daemon.config.settings import Config, Resolved
 from daemon.domain import Backlog, Genome, Run, TraitKey
 from daemon.genome.base_folder import CONFIG, WEIGHTS
 from daemon.learning.triggers import Circumstances, Due, decide
+from daemon.store.runs import NAMELESS
 from daemon.store.store import Store
 
 _log = structlog.get_logger()
@@ -130,6 +131,9 @@ class Planner:
         return self.config().persona(key.persona, key.trait).triggers.cron in wishes.cron
 
     async def _claim(self, key: TraitKey, why: str) -> list[Run]:
+        if aside := await self.store.runs.refuse_nameless(key):
+            fields = {"persona": key.persona, "trait": key.trait, "corrections": len(aside), "ids": aside}
+            _log.warning("corrections.quarantined", **fields, reason=NAMELESS)
         settings_hash = self.config().persona(key.persona, key.trait).settings_hash
         run = await self.store.runs.plan(key, why, settings_hash, self.clock())
         if run is None:

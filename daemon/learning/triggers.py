@@ -81,8 +81,8 @@ def _after_rejection(backlog: Backlog, triggers: Triggers, around: Circumstances
         )
     return Due(
         False,
-        f"the last run was {state}; {backlog.fresh} of {triggers.min_corrections} new corrections since,"
-        " or `persona train`",
+        f"the last run was {state}; due again with {triggers.min_corrections} new corrections"
+        f" ({backlog.fresh} so far), or by `persona train`",
     )
 
 

@@ -34,6 +34,7 @@ class Engines:
         self._failed: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._keys: dict[str, str] = {}
+        self._building: set[str] = set()
         self.died = asyncio.Event()
         """Set when an engine's thread ended by itself: nothing it holds can be trusted any more."""
 
@@ -67,6 +68,10 @@ class Engines:
         """Every engine that answers, by base model."""
         return {key: task.result() for key, task in self._loading.items() if _answers(task)}
 
+    def loading(self) -> bool:
+        """Whether a base model is being loaded, which nothing can call off."""
+        return bool(self._building)
+
     async def close(self) -> None:
         """End every engine, and what is being loaded."""
         for task in self._loading.values():
@@ -86,12 +91,15 @@ class Engines:
 
     def _build(self, base_model: str, died: Callable[[], object]) -> Engine:
         disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._building.add(base_model)
         try:
             base = load_base(base_model)
         except Exception as error:  # noqa: BLE001 - a broken model takes its personas down, whatever the library says
             raise BaseModelUnusable(
                 f"The base model {base_model} cannot be loaded: {why_not(base_model, error)}."
             ) from None
+        finally:
+            self._building.discard(base_model)
         shelf = LayerShelf(base.model, base_fingerprint(base.folder), self.directories, self._memory)
         return Engine(base, shelf, self._threads, died)
 

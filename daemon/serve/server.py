@@ -1,13 +1,14 @@
 """`persona serve`: gateway, engines and follower as one process, from the first look to the last answer."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -23,9 +24,13 @@ from daemon.serve.roster import Roster, Speaker
 
 Speakers = tuple[Speaker, Mapping[str, Speaker]]
 """What the config says of who is in none of its sections, and of each that is."""
+Change = tuple[Speakers, float]
+"""What a saved config says of speakers, and how long a stop may take in seconds."""
 KnownPersonas = Callable[[], Awaitable[Collection[str]]]
 """Who else may be spoken with; raises PersonaError (503 to whoever asks for somebody unheard of) when nobody knows."""
 Ready = Callable[[str], None]
+_FOR_REQUESTS: Final = 0.9
+"""Share of the grace after which requests under way are ended; the rest is for what they held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ async def serve(
     settings: ServeSettings,
     listener: socket.socket,
     known_personas: KnownPersonas | None = None,
-    changes: AsyncIterator[Speakers] | None = None,
+    changes: AsyncIterator[Change] | None = None,
     ready: Ready | None = None,
 ) -> None:
     """Serve at a bound socket until SIGTERM or SIGINT, `ready` being told the URL; raises PersonaError."""
@@ -65,6 +70,28 @@ class Server(uvicorn.Server):
 
     announce: Callable[[], None] | None = None
     """Called once requests are taken."""
+    grace: float
+    """Seconds that a stop may take."""
+    loading: Callable[[], bool]
+    """Whether a thread is at work that cannot be called off."""
+
+    def allow(self, grace: float) -> None:
+        """Say how many seconds a stop may take."""
+        self.grace = grace
+        # Uvicorn hands it to asyncio, which takes fractions.
+        self.config.timeout_graceful_shutdown = grace * _FOR_REQUESTS  # type: ignore[assignment]
+
+    def stop(self) -> None:
+        """Let requests under way finish, and leave when the grace is over; asked again, wait for none of them."""
+        if self.should_exit:
+            self.force_exit = True
+            if self.loading():
+                os._exit(1)
+            return
+        self.should_exit = True
+        # Whoever runs the loop waits at its end for every thread, one that loads gigabytes included: the timer, which
+        # outlives what is served, does not. Nothing is lost with it.
+        asyncio.get_running_loop().call_later(self.grace, os._exit, 1)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -82,7 +109,7 @@ class Server(uvicorn.Server):
 async def running(
     settings: ServeSettings,
     known_personas: KnownPersonas | None = None,
-    changes: AsyncIterator[Speakers] | None = None,
+    changes: AsyncIterator[Change] | None = None,
 ) -> AsyncIterator[Server]:
     """Everything but the socket: engines that load, a follower that follows, an app to be served."""
     directories = LayerDirectories(settings.layers)
@@ -93,13 +120,12 @@ async def running(
     following = asyncio.create_task(Follower(settings.layers, roster, settings.beat).run(), name="follower")
     for base_model in roster.bases():
         engines.start(base_model)
-    grace = max(1, int(settings.grace))
-    server = Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=grace)
-    )
+    server = Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    server.allow(settings.grace)
+    server.loading = engines.loading
     parts: list[asyncio.Task[Any]] = [following, asyncio.create_task(engines.died.wait(), name="engines")]
     if changes is not None:
-        parts.append(asyncio.create_task(_heed(roster, changes), name="config"))
+        parts.append(asyncio.create_task(_heed(roster, server, changes), name="config"))
     for task in parts:
         # What ends by itself takes the server down: better restarted than deaf or dumb.
         task.add_done_callback(lambda _: setattr(server, "should_exit", True))
@@ -116,9 +142,10 @@ async def running(
         raise PersonaError("The server stopped because a part of it ended; its log says why.")
 
 
-async def _heed(roster: Roster, changes: AsyncIterator[Speakers]) -> None:
-    async for default, configured in changes:
+async def _heed(roster: Roster, server: Server, changes: AsyncIterator[Change]) -> None:
+    async for (default, configured), grace in changes:
         roster.configure(default, configured)
+        server.allow(grace)
 
 
 def _announce(url: str, ready: Ready | None) -> None:
@@ -131,14 +158,9 @@ def _announce(url: str, ready: Ready | None) -> None:
 def _signals(server: Server) -> Iterator[None]:
     """The first SIGTERM or SIGINT lets requests under way finish; the second ends them."""
     loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
     handled = (signal.SIGTERM, signal.SIGINT)
     for number in handled:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, server.stop)
     try:
         yield
     finally:

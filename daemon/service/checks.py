@@ -85,7 +85,7 @@ async def _served(config: Config) -> AsyncIterator[Finding]:
 
 def _base(base: str) -> Finding:
     name = "base model"
-    problem = base_problem("ID", base)
+    problem = base_problem("NAME", base)
     if problem:
         return Finding(name, False, problem)
     folder = Path(base)

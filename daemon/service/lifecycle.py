@@ -43,8 +43,13 @@ async def holding(config: Config, on_busy: OnBusy | None = None) -> AsyncIterato
             daemon = Daemon.build(LiveConfig(config), store, note, notifier)
             try:
                 await daemon.recover()
+                # Who was interrupted between a promotion and its file left the server with the revision before.
+                await daemon.reconciler.publish()
                 note.state("ready")
-                yield daemon
+                try:
+                    yield daemon
+                finally:
+                    await daemon.reconciler.publish()
             finally:
                 await daemon.trainer.close()
     finally:
@@ -91,13 +96,13 @@ async def once(config: Config) -> list[Run]:
 
 
 async def carry_out(daemon: Daemon) -> list[Run]:
-    """Conduct every run that may be tried now, answering admins meanwhile, then publish; the runs as they are now."""
+    """Conduct every run that may be tried now, answering admins meanwhile; the runs as they are now."""
     conducted: dict[str, Run] = {}
     async with _answering(daemon):
         while run := await _ready(daemon):
             await daemon.conduct(run)
+            await daemon.reconciler.publish()
             conducted[run.id] = await daemon.store.runs.get(run.id) or run
-    await daemon.reconciler.publish()
     return list(conducted.values())
 
 
@@ -125,7 +130,8 @@ async def _answering(daemon: Daemon) -> AsyncIterator[None]:
 async def _answer(daemon: Daemon) -> None:
     while True:
         await asyncio.sleep(_ANSWER_EVERY_S)
-        await daemon.admin.serve()
+        if await daemon.admin.serve():
+            await daemon.reconciler.publish()
 
 
 async def _until_stopped(daemon: Daemon) -> None:
@@ -168,11 +174,12 @@ def _handlers(daemon: Daemon) -> dict[signal.Signals, Callable[[], None]]:
         if daemon.wakes.stop.is_set():
             # Asked twice: leave at once. What was begun is undone at the next start, and the child dies with us.
             os._exit(1)
-        _log.info("daemon.draining")
-        daemon.notifier.stopping()
-        daemon.note.state("draining")
+        # First of all: whatever becomes of the telling, the stop has begun, and it has an end.
         daemon.wakes.stop.set()
         asyncio.get_running_loop().call_later(daemon.config().service.grace, os._exit, 1)
+        daemon.notifier.stopping()
+        daemon.note.state("draining")
+        _log.info("daemon.draining")
 
     def train() -> None:
         _log.info("daemon.asked", to="train everything pending")

@@ -45,6 +45,12 @@ def configure_logs(log: Log) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
+def always(event: str, **fields: Any) -> None:
+    """Log what somebody asked to be told, however little the log is to say of itself."""
+    everything = structlog.make_filtering_bound_logger(logging.INFO)
+    structlog.wrap_logger(None, wrapper_class=everything).info(event, **fields)
+
+
 def _for_people(_logger: object, _name: str, event: EventDict) -> EventDict:
     """Fields as people write them: nothing of what is not there, short numbers, lists in words."""
     return {name: _readable(value) for name, value in event.items() if value is not None and value != []}

@@ -13,6 +13,7 @@ from daemon.learning import status
 from daemon.learning.planner import Plan
 from daemon.learning.turns import next_run
 from daemon.service.daemon import Daemon
+from daemon.service.logs import always
 from daemon.service.watching import changes, saved
 
 _RESCAN_S = 60.0
@@ -113,7 +114,7 @@ async def show_status(daemon: Daemon) -> None:
     while True:
         await daemon.wakes.status.wait()
         daemon.wakes.status.clear()
-        _log.info("daemon.status", **await status.document(daemon.store, daemon.config(), daemon.note.values))
+        always("daemon.status", **await status.document(daemon.store, daemon.config(), daemon.note.values))
 
 
 async def show_life(daemon: Daemon) -> None:

@@ -22,7 +22,7 @@ from daemon.store.failures import as_sentences
 from daemon.store.store import open_store
 
 if TYPE_CHECKING:
-    from daemon.serve.server import Speakers
+    from daemon.serve.server import Change, Speakers
 
 
 async def serve(config: Config) -> None:
@@ -82,13 +82,13 @@ def _speakers(config: Config) -> "Speakers":
     )
 
 
-async def _changes(config: Config) -> "AsyncIterator[Speakers]":
-    """What the config says of personas, whenever a saved one says something else."""
+async def _changes(config: Config) -> "AsyncIterator[Change]":
+    """What the config says of personas and of the grace, whenever a saved one says something else."""
     live = LiveConfig(config)
     async for _ in saved(live):
         if live.reload():
             configure_logs(live().log)
-            yield _speakers(live())
+            yield _speakers(live()), live().service.grace
 
 
 async def corrected(store: Path) -> Collection[str]:

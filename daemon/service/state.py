@@ -76,6 +76,7 @@ class Note:
         self._lock = lock
         self._notifier = notifier
         self._written = 0.0
+        self._failed = False
         self._values: dict[str, Any] = {
             "state": "stopped",
             "pid": os.getpid(),
@@ -101,7 +102,7 @@ class Note:
     def state(self, state: str) -> None:
         """Move the daemon on: ready, draining, stopped."""
         self._values["state"] = state
-        self._lock.update(self._values)
+        self._write()
 
     def step(self, run: Run, step: Step | None) -> None:
         """Note the progress of a run, or that it has none any more."""
@@ -113,7 +114,18 @@ class Note:
             self._values["progress"][run.id] = asdict(step)
             self._notifier.status(f"training {run.key} v{run.version}: step {step.step} of at most {step.steps}")
         self._written = time.monotonic()
-        self._lock.update(self._values)
+        self._write()
+
+    def _write(self) -> None:
+        # It only tells others: a full disk must end neither a training nor a stop.
+        try:
+            self._lock.update(self._values)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("note.unwritable", reason=f"{error.strerror or error}; `persona status` shows old news")
+            self._failed = True
+        else:
+            self._failed = False
 
 
 class Wishlist:

@@ -77,6 +77,14 @@ async def release(connection: AsyncConnection, ids: Sequence[str], because: str 
     return found
 
 
+async def release_all(connection: AsyncConnection, key: TraitKey, reason: str) -> list[str]:
+    """Take every row of a trait out of quarantine that is there for this reason; which were in it."""
+    aside = and_(of(key), C.c.quarantined_reason == reason)
+    found = list((await connection.execute(select(C.c.id).where(aside))).scalars())
+    await connection.execute(update(C).where(aside).values(quarantined_reason=None))
+    return found
+
+
 class Corrections:
     """What people said, and what became of it."""
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -23,6 +23,8 @@ from daemon.store.tables import (
 )
 
 G, T, L, E = table(GenomeRow), table(GenomeTrait), table(GenomeLayer), table(GenomeEventRow)
+
+_NOTHING_MORE: Final[lineage.Taught] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ class Genomes:
             _require_unmoved(genome, run.compared)
             return await use(connection, run)
 
-    async def rollback(self, key: TraitKey, to: int | None, actor: str, now: float) -> RolledBack:
+    async def rollback(
+        self, key: TraitKey, to: int | None, actor: str, now: float, taught: lineage.Taught = _NOTHING_MORE
+    ) -> RolledBack:
         """Speak with an earlier version again (0: the base; None: the one before); raises RequestRefused."""
         async with self._database.write() as connection:
             genome = await lineage.genome(connection, key.persona)
@@ -141,7 +145,7 @@ class Genomes:
             if target:
                 await _set_state(connection, [target], "active")
             await _express(connection, key, target)
-            aside = await lineage.set_aside(connection, undone)
+            aside = await lineage.set_aside(connection, key, undone, chain[len(undone) :], taught)
             versions = ", ".join(f"v{layer.version}" for layer in undone)
             event = _event(key, "rolled-back", target, actor, f"undid {versions}", now)
             revision = await _advance(connection, genome, event)

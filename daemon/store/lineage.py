@@ -1,13 +1,13 @@
 """What a genome is made of, where its layers come from, and what goes with them, inside somebody's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.domain import Expression, Genome, Layer, RunState
+from daemon.domain import Expression, Genome, Layer, RunState, TraitKey
 from daemon.store import rows
-from daemon.store.corrections import quarantine, release
+from daemon.store.corrections import quarantine, release, release_all
 from daemon.store.tables import (
     GenomeEventRow,
     GenomeLayer,
@@ -22,8 +22,15 @@ from daemon.store.tables import (
 G, T, L, E = table(GenomeRow), table(GenomeTrait), table(GenomeLayer), table(GenomeEventRow)
 C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
 
+Taught = Mapping[str, Collection[str]]
+"""By a layer's id, every correction that its data was made of: batch, rehearsal, and what those superseded."""
 _UNDONE = "rolled back with v"
 """How the reason begins for which a rollback quarantines rows."""
+
+
+def undone_with(version: int) -> str:
+    """The reason for which rows are quarantined when a rollback undoes one version."""
+    return f"{_UNDONE}{version}"
 
 
 async def genome(connection: AsyncConnection, persona: str) -> Genome:
@@ -61,9 +68,8 @@ async def learnt_by(connection: AsyncConnection, layer: Layer) -> list[str]:
     return list((await connection.execute(statement)).scalars())
 
 
-async def satisfied_by(connection: AsyncConnection, layer: Layer) -> list[str]:
-    """What was recorded as answered already while a layer spoke: nothing answers it once that is undone."""
-    key = layer.key
+async def satisfied_by(connection: AsyncConnection, key: TraitKey, layer: Layer | None) -> list[str]:
+    """What was recorded as answered already while a layer, or the base, spoke: nobody does once that is undone."""
     # Each event of a trait names what speaks from its revision on.
     spoke = (
         select(E.c.layer_id)
@@ -79,7 +85,7 @@ async def satisfied_by(connection: AsyncConnection, layer: Layer) -> list[str]:
             R.c.persona_id == key.persona,
             R.c.trait_type == key.trait,
             R.c.state == RunState.SATISFIED,
-            spoke == layer.id,
+            spoke == layer.id if layer else spoke.is_(None),
             RC.c.outcome == "used",
         )
     )
@@ -88,17 +94,32 @@ async def satisfied_by(connection: AsyncConnection, layer: Layer) -> list[str]:
 
 async def answered_by(connection: AsyncConnection, layer: Layer) -> list[str]:
     """What goes with a layer when it is undone, and comes back with it."""
-    return [*await learnt_by(connection, layer), *await satisfied_by(connection, layer)]
+    return [*await learnt_by(connection, layer), *await satisfied_by(connection, layer.key, layer)]
 
 
-async def set_aside(connection: AsyncConnection, undone: Sequence[Layer]) -> list[str]:
-    """Quarantine what layers answered that are undone now; the ids."""
+async def set_aside(
+    connection: AsyncConnection, key: TraitKey, undone: Sequence[Layer], kept: Sequence[Layer], taught: Taught
+) -> list[str]:
+    """Quarantine what the undone layers, the newest first, taught and no kept one did; the ids."""
+    stays = {row for layer in kept for row in await _known_to(connection, layer, taught)}
+    # Nothing undoes the base.
+    stays |= set(await satisfied_by(connection, key, None))
     reasons: dict[str, str] = {}
     for layer in undone:
-        reasons |= dict.fromkeys(await answered_by(connection, layer), f"{_UNDONE}{layer.version}")
+        known = [row for row in await _known_to(connection, layer, taught) if row not in stays]
+        # The oldest that taught it names it: the others rehearsed it.
+        reasons |= dict.fromkeys(known, undone_with(layer.version))
     return await quarantine(connection, reasons)
+
+
+async def _known_to(connection: AsyncConnection, layer: Layer, taught: Taught) -> list[str]:
+    return [*await answered_by(connection, layer), *taught.get(layer.id, ())]
 
 
 async def take_back(connection: AsyncConnection, layers: Sequence[Layer]) -> list[str]:
     """Release what was set aside because these layers were undone, and nothing else; the ids."""
-    return await release(connection, [row for layer in layers for row in await answered_by(connection, layer)], _UNDONE)
+    rows = [row for layer in layers for row in await answered_by(connection, layer)]
+    back = await release(connection, rows, _UNDONE)
+    for layer in layers:
+        back += await release_all(connection, layer.key, undone_with(layer.version))
+    return back

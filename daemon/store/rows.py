@@ -40,6 +40,11 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def printable(text: str) -> str:
+    """A text for people and logs: what was no Unicode is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def bound(text: str) -> Any:
     """A text that was read from the store, to be compared with a column: byte by byte, whatever it is."""
     return text if is_unicode(text) else cast(literal(text.encode("utf-8", "surrogateescape"), LargeBinary), Text)

@@ -19,6 +19,7 @@ C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
 
 REJECTIONS_BORNE = 3
 """A row that sat in so many rejected runs is set aside."""
+NAMELESS = "id is not valid UTF-8; insert it again without one"
 
 
 class Runs:
@@ -34,8 +35,7 @@ class Runs:
             if (await connection.execute(statement)).first():
                 return None
             found = (await connection.execute(select(C.c.id, C.c.kind).where(pending(key)))).all()
-            nameless = [row.id for row in found if not rows.is_unicode(row.id)]
-            await quarantine(connection, dict.fromkeys(nameless, "id is not valid UTF-8; insert it again without one"))
+            # One that came since `refuse_nameless` waits for the next look.
             waiting = [row for row in found if rows.is_unicode(row.id)]
             if not any(row.kind == Kind.CORRECTION for row in waiting):
                 return None
@@ -64,10 +64,20 @@ class Runs:
             )
             return await _get(connection, run_id)
 
-    async def take(self, run: Run) -> Run:
-        """Begin the next attempt of a planned run under a new fence; raises ClaimLost when it is no longer planned."""
+    async def refuse_nameless(self, key: TraitKey) -> list[str]:
+        """Quarantine what of a trait has an id that no run can name, for the reason NAMELESS; their ids, escaped."""
         async with self._database.write() as connection:
-            await move(connection, run, RunState.PLANNED, RunState.TRAINING, fence=run.fence + 1, attempt=run.attempt)
+            found = (await connection.execute(select(C.c.id).where(pending(key)))).scalars()
+            aside = dict.fromkeys((name for name in found if not rows.is_unicode(name)), NAMELESS)
+            return [rows.printable(name) for name in await quarantine(connection, aside)]
+
+    async def take(self, run: Run, *, settings_hash: str | None = None) -> Run:
+        """Begin the next attempt, with the settings of now, under a new fence; raises ClaimLost when not planned."""
+        async with self._database.write() as connection:
+            values: dict[str, Any] = {"fence": run.fence + 1, "attempt": run.attempt}
+            if settings_hash is not None:
+                values["settings_hash"] = settings_hash
+            await move(connection, run, RunState.PLANNED, RunState.TRAINING, **values)
             return await _get(connection, run.id)
 
     async def set_aside(self, run: Run, reasons: Mapping[str, str]) -> None:

@@ -53,7 +53,7 @@ def test_a_batch_that_breaks_what_was_learnt_is_rejected_and_stays_away(tmp_path
         assert len(daemon.events("run.planned")) == 2
         (trait,) = home.status()["traits"]
         assert (trait["pending"], trait["due"]) == (19, False)
-        assert "the last run was rejected; 9 of 10 new corrections since" in trait["why"]
+        assert "the last run was rejected; due again with 10 new corrections (9 so far)" in trait["why"]
 
         # With a config that learns, the same rows are due again, and are learnt.
         home.write_config(AT_ONCE)

@@ -239,6 +239,25 @@ def test_quarantined_rows_are_released_by_id_or_by_trait(desk: Desk) -> None:
     assert desk.persona("corrections", "release").code == 2
 
 
+def test_what_a_rollback_set_aside_is_released_by_its_version(desk: Desk) -> None:
+    ids = [_add(desk, "--original", "no") for _ in range(3)]
+    with sqlite3.connect(desk.store) as store:
+        store.executemany(
+            "UPDATE training_corrections SET quarantined_reason = ? WHERE id = ?",
+            [(f"rolled back with v{version}", row) for version, row in zip((1, 12, 2), ids, strict=True)],
+        )
+    store.close()
+    trait = ("corrections", "release", "--persona", "ada", "--trait", "rust")
+    nothing = desk.persona(*trait, "--version", "3", "--version", "4")
+    assert (nothing.code, nothing.err.split(";")[0]) == (
+        3,
+        "Nothing of ada:rust is quarantined since v3 or v4 was undone",
+    )
+    assert desk.ok(*trait, "--version", "1", "--version", "2", "--json").json == {"released": 2}
+    assert [row["id"] for row in desk.ok("corrections", "list", "--state", "quarantined", "--json").json] == [ids[1]]
+    assert desk.persona("corrections", "release", "--persona", "ada", "--version", "1").code == 2
+
+
 class _Served(BaseHTTPRequestHandler):
     """Answers every chat as a persona would."""
 

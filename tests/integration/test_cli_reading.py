@@ -14,7 +14,7 @@ from scripts.processes import PERSONA
 from tests.integration.cli_support import Desk
 
 TRAIT = ("helper-ai", "typescript-expert")
-WHY = "It answers 2 of 2 corrections as expected, 0 before; nothing was learnt before (point rules, 2 probes)."
+WHY = "It answers 2 of 2 corrections as expected, 0 before; nothing else is to be kept (point rules, 2 probes)."
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hello!"},

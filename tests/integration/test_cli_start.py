@@ -66,7 +66,7 @@ def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base:
     wrong = {check["name"]: check["says"] for check in done.json["checks"] if not check["ok"]}
     assert wrong.keys() == {"store", "base model"}
     assert "persona init" in wrong["store"]
-    assert "defaults.base_model" in wrong["base model"]
+    assert "set defaults.base_model, or personas.NAME.base_model" in wrong["base model"]
     empty = desk.folder / "empty"
     empty.mkdir()
     (empty / "config.json").write_text("{}")

@@ -12,7 +12,7 @@ from daemon.errors import LayerIncomplete, LayerStale
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.persona_genome import LayerShelf, PersonaGenome
 from daemon.training.engine.base import Base, load_base
-from tests.integration.serve_support import House, house_at, unwarned
+from tests.integration.serve_support import House, house_at, make_base, unwarned
 
 HEADER = (
     (62).to_bytes(8, "little") + b'{"a": {"dtype": "NONE", "shape": [1], "data_offsets": [0, 4]}}'.ljust(62) + b"1234"
@@ -142,6 +142,17 @@ def test_a_layer_of_another_base_leaves_its_trait_to_the_base(house: House, base
     assert (genome.revision, genome.layer("rust"), genome.layer("go")) == (2, None, go.path)
     with genome.activate_skill("rust"):
         assert torch.equal(logits(base), plain)
+
+
+def test_where_the_base_itself_was_replaced_the_server_is_what_must_be_restarted(house: House, tmp_path: Path) -> None:
+    house = House(house.root, Path(shutil.copytree(house.base, tmp_path / "base")))
+    genome = PersonaGenome("ada", shelf_of(house, load_base(str(house.base))))
+    for file in make_base(tmp_path / "other", seed=1).iterdir():
+        file.replace(house.base / file.name)
+    (sentence,) = genome.read(house.revise(1, rust=house.publish(1))).stale
+    assert sentence == (
+        f"ada:rust@1 speaks as the base: {house.base} was replaced since this server loaded it; restart persona serve."
+    )
 
 
 def test_a_layer_that_does_not_fit_the_base_is_refused_and_leaves_nothing(house: House, base: Base) -> None:

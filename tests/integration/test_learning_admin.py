@@ -76,6 +76,19 @@ async def test_rollback_pin_unpin_and_release(school: School) -> None:
     )
 
 
+async def test_invariant_6_what_is_undone_twice_does_not_come_back_with_the_next_batch(school: School) -> None:
+    assert (await school.ask("rollback", **RUST, to=0))[1]["quarantined"] == 4
+    assert await school.ask("release", ids=["three", "four"]) == ("done", {"released": 2})
+    # This one replaces "four", which the layer learns of only by that: it is undone with it, too.
+    write(school.path, "five", "six", original_context="What is four?")
+    await school.learn()
+    assert (await school.ask("rollback", **RUST))[1]["quarantined"] == 4
+    assert await school.store.corrections.learnt(ADA) == []
+    # Whatever else is asked for by name, the rest stays where it is.
+    assert await school.ask("release", ids=["five"]) == ("done", {"released": 1})
+    assert [row.id for row in await school.store.corrections.learnt(ADA)] == ["five"]
+
+
 async def test_invariant_6_a_version_whose_bytes_are_gone_is_no_target(school: School) -> None:
     first = (await school.store.genomes.layers(ADA))[1]
     (school.layers.root / first.path / "adapter_config.json").unlink()

@@ -76,7 +76,9 @@ async def test_invariant_5_a_rejected_batch_leaves_everything_and_does_not_come_
     write(school.path, "three")
     made = await school.plan(cron=frozenset({""}))
     assert made.runs == [] and made.again_in is None
-    assert made.judgements[0].due.why.startswith("the last run was rejected; 1 of 2 new corrections since")
+    assert made.judgements[0].due.why.startswith(
+        "the last run was rejected; due again with 2 new corrections (1 so far)"
+    )
     write(school.path, "four")
     (again,) = (await school.plan()).runs
     assert again.planned_because == "2 of 2 new corrections since the last run was rejected" and again.version == 2
@@ -93,6 +95,15 @@ async def test_a_rejected_batch_comes_back_when_its_settings_change(school: Scho
     assert (await school.conduct()).state is RunState.REJECTED
     school.configure('system_prompt = "You are Ada."')
     assert len((await school.plan()).runs) == 1
+
+
+async def test_a_batch_that_was_rejected_with_settings_saved_after_its_plan_does_not_come_back(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    await school.plan()
+    school.configure(PERSONA_TRAINING__RANK="32")
+    assert (await school.conduct()).state is RunState.REJECTED
+    assert (await school.plan()).runs == []
 
 
 async def test_a_rejected_batch_comes_back_when_an_admin_asks_and_is_worn_out_the_third_time(school: School) -> None:

@@ -10,7 +10,7 @@ from daemon.domain import RunState, TraitKey
 from daemon.learning.planner import Ask, Wishes, base_problem
 from daemon.store.rows import iso
 from tests.integration.learning_support import School, a_school
-from tests.integration.store_support import ADA, write
+from tests.integration.store_support import ADA, execute, write
 
 BOB = TraitKey("bob", "rust")
 NIGHTLY = "0 3 * * *"
@@ -150,6 +150,21 @@ async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_who_asks_for_
     assert (await school.run(run.id)).not_before > school.now
     await school.plan(asks=(Ask("me", "ada"),))
     assert (await school.run(run.id)).not_before == 0
+
+
+async def test_invariant_11_a_row_that_no_run_can_name_is_set_aside_and_said_so(school: School) -> None:
+    write(school.path, "one")
+    columns = "id, persona_id, trait_type, original_response, expected_response"
+    execute(
+        school.path,
+        f"INSERT INTO training_corrections ({columns}) VALUES (CAST(x'ff41' AS TEXT), 'ada', 'rust', 'no', 'yes')",
+    )
+    with capture_logs() as logs:
+        (run,) = (await school.plan()).runs
+    assert [row.id for row in await school.store.corrections.claimed_by(run.id)] == ["one"]
+    (said,) = [log for log in logs if log["event"] == "corrections.quarantined"]
+    assert (said["persona"], said["trait"], said["corrections"], said["ids"]) == ("ada", "rust", 1, ["\\udcffA"])
+    assert said["reason"] == "id is not valid UTF-8; insert it again without one"
 
 
 async def test_looking_changes_nothing(school: School) -> None:

@@ -149,3 +149,47 @@ async def test_invariant_6_what_the_undone_layer_answered_already_is_undone_with
     done = await store.genomes.rollback(ADA, None, "me", NOW)
     assert sorted(done.quarantined) == ["again", "three"]
     assert await learnt(store) == ["one", "two"]
+
+
+async def ids_of(store: Store, **versions: int) -> dict[str, str]:
+    """The ids of layers by a name that the test gives to their versions."""
+    by_version = {layer.version: layer.id for layer in await store.genomes.layers(ADA)}
+    return {name: by_version[version] for name, version in versions.items()}
+
+
+async def test_invariant_6_what_was_released_and_rehearsed_goes_with_the_layer_that_rehearsed_it(
+    store: Store, path: Path
+) -> None:
+    await store.genomes.rollback(ADA, 1, "me", NOW)
+    await store.corrections.release(["three"])
+    await promoted(store, path, "four")
+    fourth = (await ids_of(store, four=4))["four"]
+    done = await store.genomes.rollback(ADA, None, "me", NOW, {fourth: ["four", "three", "one"]})
+    assert sorted(done.quarantined) == ["four", "three"], "what version 1 learnt stays with it"
+    rows = {row.id: row.quarantined for row in await store.corrections.find()}
+    assert (rows["three"], rows["four"]) == ("rolled back with v4", "rolled back with v4")
+    assert await learnt(store) == ["one"]
+    # Whatever version it went with, it comes back with each that taught it.
+    assert sorted((await store.genomes.pin(ADA, 4, "me", NOW)).released) == ["four", "three"]
+
+
+async def test_invariant_6_what_the_layer_that_speaks_then_rehearsed_stays_learnt(store: Store, path: Path) -> None:
+    await store.genomes.rollback(ADA, 1, "me", NOW)
+    await store.corrections.release(["three"])
+    await promoted(store, path, "four")
+    await promoted(store, path, "five")
+    known = await ids_of(store, four=4, five=5)
+    taught = {known["four"]: ["four", "three", "one"], known["five"]: ["five", "four", "three", "one"]}
+    assert (await store.genomes.rollback(ADA, None, "me", NOW, taught)).quarantined == ["five"]
+    assert await learnt(store) == ["one", "three", "four"]
+    assert sorted((await store.genomes.rollback(ADA, 1, "me", NOW, taught)).quarantined) == ["four", "three"]
+
+
+async def test_invariant_6_no_rollback_takes_what_the_base_answers_itself(store: Store, path: Path) -> None:
+    await store.genomes.rollback(ADA, 0, "me", NOW)
+    write(path, "known")
+    assert await store.genomes.satisfy(await evaluating(store), {}, "answered already", NOW) == 1
+    await promoted(store, path, "four")
+    fifth = (await ids_of(store, last=5))["last"]
+    done = await store.genomes.rollback(ADA, 0, "me", NOW, {fifth: ["four", "known"]})
+    assert done.quarantined == ["four"] and await learnt(store) == ["known"]

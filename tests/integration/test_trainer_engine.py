@@ -190,6 +190,7 @@ def test_another_base_replaces_the_warm_one(worker: Worker, base: Path, tmp_path
         ({"incumbent": "/nowhere/layer"}, "incumbent layer /nowhere/layer has no adapter_config.json"),
         ({"recipe": {"policy": "sometimes"}}, "policy 'sometimes' is unknown"),
         ({"recipe": {"target_modules": ["no_proj"]}}, "do not fit the base model"),
+        ({"recipe": {"target_modules": "(q_proj"}}, "do not fit the base model"),
     ],
 )
 def test_what_cannot_be_done_gets_a_sentence(
@@ -199,7 +200,9 @@ def test_what_cannot_be_done_gets_a_sentence(
     asked = job(base, tmp_path / "out", **{name: value for name, value in change.items() if name != "base_model"})
     with pytest.raises(JobFailed, match=sentence) as failure:
         worker.do(replace(asked, base_model=str(change.get("base_model", base))))
-    assert failure.value.retry is ("base_model" in change), "a folder may come back; the others stay wrong"
+    told = change.get("recipe", {})
+    assert failure.value.blameless is ("policy" not in told), "a folder may come back, somebody may mend the config"
+    assert failure.value.retry is ("policy" not in told), "no config lets such a policy through"
     assert not (tmp_path / "out").exists()
     assert torch.equal(logits(worker, base), before)
 

@@ -50,6 +50,12 @@ PLAIN = (
     "{{ eos_token if m['role'] == 'assistant' else '' }}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
 )
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}{% endfor %}"
+)
+"""The head of Gemma's and Mistral's templates, to be put before another one."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,14 @@ def tiny_base(folder: Path, family: str = "llama", seed: int = 0) -> Path:
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def templated(folder: Path, family: str, template: str) -> Path:
+    """A tiny base whose chat template is another one."""
+    written = tiny_base(folder, family) / "chat_template.jinja"
+    assert written.is_file()
+    written.write_text(template, encoding="utf-8")
     return folder
 
 

@@ -1,6 +1,7 @@
 """The page of a run, where little is known of it."""
 
 import io
+import time
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,7 +16,7 @@ def shown(state: RunState, kinds: list[Kind], **more: Any) -> list[str]:
     rows = [Correction(str(n), KEY, None, "a", "b", "", 0.5, kind, "review", None, 0.0) for n, kind in enumerate(kinds)]
     out = io.StringIO()
     run = Run("r1", KEY, state, "an admin asked", 1, fence=1, created=1000.0, **{"attempt": 1, "failures": 0, **more})
-    Console(file=out, width=100).print(Group(*page(run, rows)))
+    Console(file=out, width=120).print(Group(*page(run, rows)))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
@@ -39,8 +40,27 @@ def test_where_nothing_was_trained_there_is_only_a_before() -> None:
 
 def test_a_run_that_waits_for_its_next_attempt_says_so() -> None:
     kinds = [Kind.CORRECTION, Kind.CORRECTION, Kind.AFFIRMATION]
-    lines = shown(RunState.PLANNED, kinds, attempt=3, failures=2, not_before=2000.0)
+    lines = shown(RunState.PLANNED, kinds, attempt=3, failures=2, not_before=time.time() + 100_000)
     assert "batch 2 corrections and 1 affirmation" in lines
     assert "attempts 3, 2 of them failed" in lines
-    assert any(line.startswith("next attempt not before 1970-01-0") for line in lines)
+    assert any(line.startswith("next attempt not before 2") for line in lines)
     assert not any(line.startswith(("ended", "gate", "took")) for line in lines)
+
+
+def test_a_wait_that_is_over_is_not_shown() -> None:
+    later = time.time() + 100_000
+    for state, until in ((RunState.PLANNED, 2000.0), (RunState.TRAINING, later), (RunState.FAILED, later)):
+        assert not any(line.startswith("next attempt") for line in shown(state, [Kind.CORRECTION], not_before=until))
+
+
+def test_what_later_corrections_replaced_is_said() -> None:
+    kinds, told = [Kind.CORRECTION] * 10, {"decision": "promote", "superseded": 8, "replaced": 10}
+    lines = shown(RunState.PROMOTED, kinds, evidence=told)
+    assert "batch 10 corrections, 8 of them replaced by later ones of the same context" in lines
+    assert "replaces 10 answers learnt before, of the same contexts" in lines
+    lines = shown(RunState.PROMOTED, [*kinds, Kind.AFFIRMATION], evidence={"superseded": 1, "replaced": 1})
+    assert "batch 10 corrections, 1 of them replaced by a later one of the same context, and 1 affirmation" in lines
+    assert "replaces 1 answer learnt before, of the same context" in lines
+    for nothing in ({}, {"superseded": 0, "replaced": 0}):
+        lines = shown(RunState.PROMOTED, kinds, evidence=nothing)
+        assert "batch 10 corrections" in lines and not any(line.startswith("replaces") for line in lines)

@@ -97,13 +97,29 @@ def test_a_later_row_of_a_context_supersedes_within_the_batch_and_across_the_his
     assert {example.id: example.group for example in data.examples} == {
         "b": Group.HISTORY, "a3": Group.BATCH, "c": Group.BATCH,
     }  # fmt: skip
-    assert data.superseded == {"a", "a2"} and data.broken == {}
+    assert data.superseded == {"a": "a2", "a2": "a3"} and data.broken == {}
+    assert data.replaced(claimed) == {"superseded": 1, "replaced": 1}
+
+
+def test_only_what_stands_in_the_place_of_the_batch_or_is_of_it_is_in_the_way() -> None:
+    learnt = [row("a", "A?", 1), row("a2", "A?", 2), row("b", "B?", 3), row("c2", "C?", 9), row("d", "D?", 4)]
+    claimed = [row("b2", "B?", 5), row("c", "C?", 6), row("e", "E?", 7)]
+    data = build(claimed, learnt, PROMPT)
+    assert data.superseded == {"a": "a2", "b": "b2", "c": "c2"}
+    assert data.in_the_way(["a2", "b2", "c2", "d", "e", "b"]) == {"b2", "c2"}
+    assert data.in_the_way(["a2", "d", "e"]) == set()
+    assert data.replaced(claimed) == {"superseded": 1, "replaced": 1}
+
+
+def test_an_affirmation_that_is_replaced_is_no_correction_that_is() -> None:
+    claimed = [row("kept", "A?", 1, kind=Kind.AFFIRMATION), row("a", "A?", 2)]
+    assert build(claimed, [], "").replaced(claimed) == {"superseded": 0, "replaced": 0}
 
 
 def test_an_earlier_row_that_comes_back_does_not_supersede_a_later_one() -> None:
     data = build([row("old", "A?", 1), row("new", "B?", 3)], [row("learnt", "A?", 2)], "")
     assert [example.id for example in data.examples] == ["learnt", "new"]
-    assert data.superseded == {"old"}
+    assert data.superseded == {"old": "learnt"}
 
 
 def test_the_same_question_in_two_forms_is_one_context() -> None:

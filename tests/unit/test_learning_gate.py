@@ -33,20 +33,20 @@ def verdict(probes: list[Probe], trained: bool = True, **gate: Any) -> Verdict:
 @pytest.mark.parametrize(
     ("probes", "reason"),
     [
-        (batch(10), "It answers 10 of 10 corrections as expected, 0 before; nothing was learnt before"
+        (batch(10), "It answers 10 of 10 corrections as expected, 0 before; nothing else is to be kept"
          " (point rules, 10 probes)."),
         (batch(9, 1, before=2) + kept(Group.HISTORY, 5, never=1),
          "It answers 9 of 10 corrections as expected, 2 before; 5 of 6 learnt before are kept"
          " (point rules, 16 probes)."),
         (batch(60) + kept(Group.AFFIRMATION, 3),
-         "It answers 60 of 60 corrections as expected, 0 before; nothing was learnt before;"
+         "It answers 60 of 60 corrections as expected, 0 before;"
          " 3 of 3 affirmed answers hold (point rules, 63 probes)."),
         (batch(10) + kept(Group.HISTORY, 49, lost=1),
          "It answers 10 of 10 corrections as expected, 0 before; 49 of 50 learnt before are kept"
          " (point rules, 60 probes)."),
-        (batch(1), "It answers 1 of 1 corrections as expected, 0 before; nothing was learnt before"
+        (batch(1), "It answers 1 of 1 corrections as expected, 0 before; nothing else is to be kept"
          " (point rules, 1 probe)."),
-        (batch(3, before=3, gain=0.5), "It answers 3 of 3 corrections as expected, 3 before; nothing was learnt before"
+        (batch(3, before=3, gain=0.5), "It answers 3 of 3 corrections as expected, 3 before; nothing else is to be kept"
          " (point rules, 3 probes)."),
     ],
 )  # fmt: skip

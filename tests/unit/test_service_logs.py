@@ -57,6 +57,18 @@ def test_the_level_is_the_configs() -> None:
     assert "run.planned" not in said("error")
 
 
+def test_what_was_asked_for_is_told_at_every_level() -> None:
+    script = """
+from daemon.config.sections import Log
+from daemon.service.logs import always, configure_logs
+configure_logs(Log(level="error", format="json"))
+always("daemon.status", traits=[])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (line,) = lines(done.stderr)
+    assert (line["level"], line["event"], line["traits"]) == ("info", "daemon.status", [])
+
+
 def test_people_get_a_readable_form() -> None:
     text = said(form="pretty")
     assert "run.rejected" in text and not text.startswith("{")

@@ -1,5 +1,6 @@
 """The config of the moment, wishes until they are taken, times that wake, and the note for others."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,3 +147,17 @@ def test_the_note_tells_of_the_daemon_and_of_each_run_while_it_trains(
     note.release()
     read = lock.note()
     assert read and (read["state"], read["progress"]) == ("stopped", {}) and not lock.held()
+
+
+def test_a_note_that_a_full_disk_does_not_take_ends_nothing_and_is_told_once(tmp_path: Path) -> None:
+    lock = StoreLock(tmp_path / "persona.db")
+    note = Note(lock, Notifier())
+    note.acquire()
+    assert lock._descriptor is not None
+    with Path("/dev/full").open("wb") as full, capture_logs() as logs:
+        os.dup2(full.fileno(), lock._descriptor)
+        note.state("ready")
+        note.state("draining")
+        note.release()
+    assert [(log["event"], log["log_level"]) for log in logs] == [("note.unwritable", "warning")]
+    assert "No space left on device" in logs[0]["reason"]

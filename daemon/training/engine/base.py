@@ -27,6 +27,12 @@ class Base:
         """How many parameters the model has."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def context(self) -> int:
+        """How many tokens the model reads at most, its own answer included."""
+        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        return limit or 1 << 20
+
 
 def load_base(reference: str) -> Base:
     """Load a folder or a model id of the hub for inference; raises OSError or ValueError when it cannot be used."""

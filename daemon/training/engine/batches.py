@@ -6,6 +6,7 @@ from random import Random
 from typing import TypeVar
 
 import torch
+from jinja2 import TemplateError
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Example, Message
@@ -44,7 +45,7 @@ class Batch:
 
 
 def encode(base: Base, examples: Sequence[Example]) -> tuple[list[Encoded], dict[str, str]]:
-    """Examples as tokens, and by id why those are none that the model's context cannot hold."""
+    """Examples as tokens, and by id why those are none that the base's context or chat template does not take."""
     found = [(example, _encode(base, example)) for example in examples]
     return (
         [row for _, row in found if isinstance(row, Encoded)],
@@ -92,24 +93,31 @@ def _encode(base: Base, example: Example) -> Encoded | str:
     """An example as tokens, or the sentence that says why it is none."""
     expected = base.chat.answer_ids(example.expected)
     original = base.chat.answer_ids(example.original) if example.original.strip() else []
-    room = _context(base) - len(expected)
-    messages = list(example.messages)
-    prompt = base.chat.prompt_ids(messages)
-    while len(prompt) > room and _forget_oldest(messages):
-        prompt = base.chat.prompt_ids(messages)
+    room = base.context - len(expected)
+    try:
+        prompt = _prompt(base, example, room)
+    except TemplateError as error:
+        # It took a plain question when the base was loaded, so it is this conversation that it does not take.
+        return (
+            f"the base model's chat template refuses the conversation in its context: {error};"
+            " insert it again with turns that the template takes, or choose another base and release it"
+        )
     if len(prompt) > room:
         return (
             f"context and expected response need {len(prompt) - room} tokens more than the base model can read;"
             " insert it again, shorter, or choose a base with a longer context and release it"
         )
     # Of a wrong answer that rambles on, the beginning tells what is not to be said.
-    return Encoded(example, prompt, expected, original[: _context(base) - len(prompt)])
+    return Encoded(example, prompt, expected, original[: base.context - len(prompt)])
 
 
-def _context(base: Base) -> int:
-    """How many tokens the base reads at most."""
-    limit: int | None = getattr(base.model.config, "max_position_embeddings", None)
-    return limit or 1 << 20
+def _prompt(base: Base, example: Example, room: int) -> list[int]:
+    """The conversation as tokens, without its oldest turns where it would be longer than `room`, if that helps."""
+    messages = list(example.messages)
+    prompt = base.chat.prompt_ids(messages)
+    while len(prompt) > room and _forget_oldest(messages):
+        prompt = base.chat.prompt_ids(messages)
+    return prompt
 
 
 def _forget_oldest(messages: list[Message]) -> bool:

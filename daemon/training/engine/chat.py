@@ -32,10 +32,17 @@ class ChatFormat:
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, also_stop: Sequence[int] = ()) -> "ChatFormat":
-        """Learn a tokenizer's format; raises ValueError when it has no chat template or no end token."""
+        """Learn a tokenizer's format; raises ValueError when it has no chat template that works, or no end token."""
         if not tokenizer.chat_template:
             raise ValueError("its tokenizer has no chat template; take an instruction-tuned model")
-        end_id = _end_of_answer(tokenizer)
+        try:
+            end_id = _end_of_answer(tokenizer)
+            for options in ({}, {"add_generation_prompt": True}):
+                _render(tokenizer, [{"role": "user", "content": _SENTINEL}], **options)
+        except TemplateError as error:
+            raise ValueError(
+                f"its chat template does not take a plain question: {error}; mend chat_template, or take another model"
+            ) from error
         if end_id is None:
             raise ValueError("its tokenizer has no token that ends an answer; set eos_token")
         return ChatFormat(tokenizer, end_id, frozenset({end_id, *also_stop}))

@@ -59,5 +59,6 @@ def _continue(
             return said
         tokens = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        # A row that has said everything waits for the others, and must not run past the positions that there are.
+        positions = (positions[:, -1:] + 1).clamp(max=base.context - 1)
         alive()

@@ -19,7 +19,7 @@ READABLE = 500
 
 def probe(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[Answer]:
     """Free-running answers and likelihoods of every example, in order."""
-    rooms = [len(sequence.expected) + SPARE for sequence in sequences]
+    rooms = [min(len(row.expected) + SPARE, base.context - len(row.prompt)) for row in sequences]
     said = decode(base, [sequence.prompt for sequence in sequences], rooms, alive)
     margins = _margins(base, sequences, alive)
     return [_answer(base, *row) for row in zip(sequences, said, margins, strict=True)]

@@ -46,9 +46,10 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = course.pace.rate(step)
         part = next(order)
-        loss = _backward(base, part, plan.lead)
+        loss = _backward(base, part, plan.lead, report)
         if anchors:
             (course.pace.pull * anchor_loss(base, next(held))).backward()  # type: ignore[no-untyped-call]
+            report.alive("training")
         sound = math.isfinite(loss) and math.isfinite(torch.nn.utils.clip_grad_norm_(weights, 1.0))
         if sound:
             optimizer.step()
@@ -105,7 +106,7 @@ class _Course:
         return self._best.loss
 
 
-def _backward(base: Base, part: Sequence[Encoded], lead: float | None) -> float:
+def _backward(base: Base, part: Sequence[Encoded], lead: float | None, report: Reporter) -> float:
     """Add the gradients of one minibatch; the loss per answer token, unweighted."""
     said = sum(len(row.expected) for row in part)
     total = 0.0
@@ -115,6 +116,8 @@ def _backward(base: Base, part: Sequence[Encoded], lead: float | None) -> float:
         factors = torch.tensor([row.example.weight for row in rows], device=base.device)
         (weighted(tokens, factors, lead) / said).backward()  # type: ignore[no-untyped-call]
         total += float(tokens.losses.detach().sum())
+        # On a slow machine one step may take longer than the silence after which the child counts as hung.
+        report.alive("training")
     return total / said
 
 

@@ -1,5 +1,6 @@
 """Adapters on the base model through PEFT: put on, taken off without a trace, written as PEFT writes them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ Weights = dict[str, torch.Tensor]
 
 @contextmanager
 def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
-    """A new adapter on the base, float32, that changes nothing yet; taken off at the end."""
+    """A new adapter on the base, float32, that changes nothing yet; taken off at the end; raises JobFailed."""
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -35,9 +36,13 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
     torch.manual_seed(recipe.seed)
     try:
         adapted = get_peft_model(base.model, config, adapter_name=NAME)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
+        _strip(base)
+        # Whatever is to be learnt waits for whoever mends the config.
         raise JobFailed(
-            f"target_modules {recipe.target_modules!r} do not fit the base model: {error}", False
+            f"target_modules {recipe.target_modules!r} do not fit the base model: {_first_line(error)};"
+            ' name modules of it in the config, or set target_modules = "all-linear"',
+            blameless=True,
         ) from error
     with _taken_off(adapted):
         yield adapted
@@ -45,20 +50,26 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
 
 @contextmanager
 def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftModel]:
-    """The adapter of a layer directory on the base; taken off at the end."""
+    """The adapter of a layer directory on the base; taken off at the end; raises JobFailed."""
     # PEFT takes the name of a folder that is not there for one at the hub.
     if not (Path(folder) / "adapter_config.json").is_file():
         raise JobFailed(
-            f"the incumbent layer {folder} has no adapter_config.json; restore the layer or roll back", False
+            f"the incumbent layer {folder} has no adapter_config.json; restore the layer or roll back", blameless=True
         )
     try:
         adapted = PeftModel.from_pretrained(
             base.model, folder, adapter_name=NAME, is_trainable=trainable, torch_device=str(base.device)
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
         _strip(base)
-        reason = f"the incumbent layer {folder} does not fit the base model: {_first_line(error)}"
-        raise JobFailed(reason, False) from error
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        _strip(base)
+        raise JobFailed(
+            f"the incumbent layer {folder} does not fit the base model: {_first_line(error)};"
+            " restore the layer or the base model, or roll back",
+            blameless=True,
+        ) from error
     with _taken_off(adapted):
         yield adapted
 

@@ -128,7 +128,7 @@ def _load(reference: str) -> Base:
         return load_base(reference)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise JobFailed(
             f"base model {reference} cannot be loaded: {first}; base_model must name a folder with config.json, "

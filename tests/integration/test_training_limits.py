@@ -1,0 +1,135 @@
+"""What a base cannot read is named alone, what is its own fault is no row's, and whoever works says so."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daemon.training.engine import report as reports
+from daemon.training.engine.base import Base, load_base
+from daemon.training.engine.batches import encode
+from daemon.training.engine.decode import decode
+from daemon.training.engine.evaluate import probe
+from daemon.training.engine.job import Alive, Example, Step, parse_event
+from daemon.training.engine.report import JobFailed, Reporter
+from daemon.training.engine.worker import Worker
+from tests.integration.training_support import (
+    ALTERNATING,
+    CORRECTIONS,
+    FAMILIES,
+    UPSTREAM,
+    example,
+    job,
+    templated,
+    tiny_base,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings(UPSTREAM),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),  # PEFT on GPT-2; it then sets it
+]
+
+
+def worker() -> Worker:
+    return Worker(Reporter(io.StringIO()))
+
+
+def talk(name: str, *roles: str) -> Example:
+    turns = [{"role": role, "content": "Where does Ada live?"} for role in roles]
+    return replace(example(name, "", "Ada lives in Brookford."), messages=turns)
+
+
+def test_a_conversation_that_the_template_refuses_is_left_out_and_named(tmp_path: Path) -> None:
+    base = templated(tmp_path / "base", "gemma2", ALTERNATING + FAMILIES["gemma2"].template)
+    refused = [talk("twice", "user", "user"), talk("first", "assistant", "user"), talk("led", "system", "user", "user")]
+    examples = [*CORRECTIONS, talk("fine", "user", "assistant", "user"), *refused]
+    done = worker().do(job(base, tmp_path / "out", examples, recipe={"max_steps": 4}))
+    assert done.trained
+    assert {probe.id for probe in done.probes} == {"sea", "ada", "give-up", "fine"}
+    assert done.unusable.keys() == {"twice", "first", "led"}
+    assert set(done.unusable.values()) == {
+        "the base model's chat template refuses the conversation in its context: Conversation roles must alternate"
+        " user/assistant/user/assistant/...; insert it again with turns that the template takes, or choose another"
+        " base and release it"
+    }
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ("{{ raise_exception('Never!') }}", "Never!"),
+        ("{% if add_generation_prompt %}{{ raise_exception('Not now!') }}{% endif %}" + FAMILIES["gemma2"].template,
+         "Not now!"),
+    ],
+    ids=["syntax", "refuses", "refuses-to-answer"],
+)  # fmt: skip
+def test_a_template_that_takes_nothing_is_the_bases_fault(tmp_path: Path, template: str, why: str) -> None:
+    base = templated(tmp_path / "base", "gemma2", template)
+    with pytest.raises(JobFailed, match=f"chat template does not take a plain question: {why}") as failure:
+        worker().do(job(base, tmp_path / "out"))
+    assert failure.value.blameless and failure.value.retry
+
+
+def test_an_incumbent_of_another_shape_is_not_the_batchs_fault(tmp_path: Path) -> None:
+    base, other = tiny_base(tmp_path / "base"), tiny_base(tmp_path / "other", "gpt2")
+    assert worker().do(job(other, tmp_path / "layer", recipe={"max_steps": 4})).trained
+    with pytest.raises(JobFailed, match="does not fit the base model") as failure:
+        worker().do(job(base, tmp_path / "out", incumbent=str(tmp_path / "layer")))
+    assert failure.value.blameless
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A base with learned positions, of which there are 512."""
+    return load_base(str(tiny_base(tmp_path_factory.mktemp("short") / "base", "gpt2")))
+
+
+def filling(base: Base, name: str, left: int) -> Example:
+    """An example that leaves so many tokens of the base's context."""
+    made = example(name, "", "Never!", original="")
+    words = 0
+    while True:
+        longer = replace(made, messages=[{"role": "user", "content": "1" * (words + 1)}])
+        room = base.context - len(base.chat.prompt_ids(longer.messages)) - len(base.chat.answer_ids(longer.expected))
+        if room <= left:
+            return longer
+        words += max(1, (room - left) // 2)
+
+
+def test_an_answer_is_probed_no_further_than_the_base_can_read(short: Base) -> None:
+    examples = [filling(short, "full", 0), filling(short, "nearly", 5)]
+    rows, unusable = encode(short, examples)
+    assert not unusable and [short.context - len(row.prompt) - len(row.expected) for row in rows] == [0, 5]
+    silent = replace(short, chat=replace(short.chat, stop_ids=frozenset()))
+    rooms = [len(row.expected) + left for row, left in zip(rows, [0, 5], strict=True)]
+    said = decode(silent, [row.prompt for row in rows], rooms, lambda: None)
+    answers = probe(silent, rows, lambda: None)
+    assert [answer.text for answer in answers] == [short.chat.text(tokens) for tokens in said]
+    assert not any(answer.ended for answer in answers)
+
+
+def test_a_row_that_fills_the_context_waits_for_one_that_says_more(short: Base) -> None:
+    (full,) = encode(short, [filling(short, "full", 0)])[0]
+    brief = short.chat.prompt_ids([{"role": "user", "content": "why?"}])
+    endless = replace(short, chat=replace(short.chat, stop_ids=frozenset()))
+    rooms = [short.context - len(full.prompt), 60]
+    together = decode(endless, [full.prompt, brief], rooms, lambda: None)
+    assert [len(said) for said in together] == rooms
+    assert together[1] == decode(endless, [brief], rooms[1:], lambda: None)[0]
+
+
+def test_the_child_says_within_every_step_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "BEAT", 0.0)
+    base, stream = tiny_base(tmp_path / "base"), io.StringIO()
+    long = [example(f"long{n}", f"{n} " + "why? " * 60, "Never!") for n in range(40)]
+    Worker(Reporter(stream)).do(
+        job(base, tmp_path / "out", long, recipe={"policy": "fixed", "epochs": 2, "batch_size": 40})
+    )
+    events = [parse_event(line) for line in stream.getvalue().splitlines()]
+    steps = [at for at, event in enumerate(events) if isinstance(event, Step)]
+    assert len(steps) == 2
+    between = events[steps[0] + 1 : steps[1]]
+    assert len(between) > 1, "one for each part of a step that is too large for one pass"
+    assert set(between) == {Alive("training")}

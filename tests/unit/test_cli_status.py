@@ -1,0 +1,48 @@
+"""The page of `persona status`: what it says of runs and runtimes, with a daemon and without."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from daemon.cli.status import page
+
+RUN = {
+    "id": "r1", "persona": "ada", "trait": "rust", "state": "training", "version": 1, "attempt": 1, "corrections": 5,
+    "reason": None, "step": None, "steps": None, "loss": None, "eta_s": None, "learnt": None,
+}  # fmt: skip
+RUNTIME = {
+    "name": "embedded", "kind": "embedded", "persona": "ada", "desired": 2, "observed": 1, "state": "converging",
+    "error": None,
+}  # fmt: skip
+
+
+def shown(daemon: str, **run: Any) -> str:
+    """The page over one run and one runtime."""
+    about = {"state": daemon, "pid": None, "since": None, "version": "0"}
+    document = {"daemon": about, "traits": [], "runs": [RUN | run], "genomes": [], "runtimes": [RUNTIME]}
+    out = io.StringIO()
+    Console(file=out, width=120).print(page(document))
+    return " ".join(out.getvalue().split())
+
+
+def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
+    assert "embedded ada converging 1 → 2" in shown("ready")
+    down = shown("stopped")
+    assert "embedded ada not looked at 1 → 2" in down and "converging" not in down
+
+
+@pytest.mark.parametrize(
+    ("daemon", "run", "words"),
+    [
+        ("ready", {}, "training 5 corrections"),
+        ("stopped", {}, "training waits for a daemon; 5 corrections"),
+        ("ready", {"attempt": 2, "reason": "interrupted"}, "training attempt 2; the one before: interrupted"),
+        ("ready", {"state": "planned", "attempt": 2, "reason": "out of memory"}, "planned out of memory"),
+        ("stopped", {"state": "planned"}, "planned waits for a daemon; 5 corrections"),
+        ("ready", {"attempt": 2, "reason": "interrupted", "step": 1, "steps": 4, "loss": 0.5}, "1/4, loss 0.5"),
+    ],
+)
+def test_of_a_run_without_figures_it_says_what_it_is_at(daemon: str, run: dict[str, Any], words: str) -> None:
+    assert f"{words} runtime" in shown(daemon, **run)
