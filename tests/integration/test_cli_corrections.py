@@ -254,7 +254,8 @@ def test_what_a_rollback_set_aside_is_released_by_its_version(desk: Desk) -> Non
         "Nothing of ada:rust is quarantined since v3 or v4 was undone",
     )
     assert desk.ok(*trait, "--version", "1", "--version", "2", "--json").json == {"released": 2}
-    assert [row["id"] for row in desk.ok("corrections", "list", "--state", "quarantined", "--json").json] == [ids[1]]
+    still = {row["id"] for row in desk.ok("corrections", "list", "--state", "quarantined", "--json").json}
+    assert still & set(ids) == {ids[1]}, "12 is another version than 1 and 2"
     assert desk.persona("corrections", "release", "--persona", "ada", "--version", "1").code == 2
 
 
