@@ -33,8 +33,8 @@ def measure(name: str, pid: int, seconds: float) -> Cost:
     before = process.cpu_times()
     time.sleep(seconds)
     after = process.cpu_times()
-    used = after.user + after.system - before.user - before.system
-    return Cost(name, process.memory_info().rss / 1e6, 100 * used / seconds)
+    used = (after.user + after.system) - (before.user + before.system)
+    return Cost(name, round(process.memory_info().rss / 1e6, 1), round(100 * used / seconds, 2))
 
 
 def main() -> None:
