@@ -25,7 +25,7 @@ from daemon.store.lock import StoreLock
 from scripts.processes import PERSONA as COMMAND
 from scripts.processes import TRAINING_S, Process, free_port, running
 from scripts.world.__main__ import build
-from scripts.world.base import world_of
+from scripts.world.base import about_base, world_of
 from scripts.world.facts import World
 
 HOME = Path(__file__).parents[1] / ".cache" / "demo"
@@ -73,6 +73,7 @@ def story() -> None:
     began = time.monotonic()
     title(0, "A small base model", "pretrained here on a made-up town; once, then it is cached")
     base = build("demo", None, console)
+    console.print(about_base(base), soft_wrap=True)
     corrected, paraphrased, unrelated = cases(world_of(base))
     asked = [*corrected, *paraphrased, *unrelated]
     url = prepare(base)

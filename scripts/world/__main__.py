@@ -1,7 +1,6 @@
 """`python -m scripts.world demo|test`: builds the base model of a preset and says where it is."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from scripts.world.base import ensure_base
+from scripts.world.base import about_base, ensure_base
 from scripts.world.pretrain import PRESETS, Progress
 
 PLAIN_EVERY = 20
@@ -28,13 +27,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Interrupted; nothing was kept.")
         return 130
-    about = json.loads((folder / "world.json").read_text())
-    console.print(
-        f"{about['facts']} facts, {about['accuracy']:.1%} answered"
-        f" ({about['held_out_phrasings']:.1%} in phrasings never trained),"
-        f" {about['parameters'] / 1e6:.1f} M parameters, built in {about['seconds']:.0f} s",
-        soft_wrap=True,
-    )
+    console.print(about_base(folder), soft_wrap=True)
     console.print(str(folder), soft_wrap=True, highlight=False)
     return 0
 

@@ -47,6 +47,16 @@ def world_of(folder: Path) -> World:
     return World.generate(about["seed"], about["people"])
 
 
+def about_base(folder: Path) -> str:
+    """One line on what a base knows, how large it is and how long it took."""
+    about = json.loads((folder / "world.json").read_text())
+    return (
+        f"{about['facts']} facts, {about['accuracy']:.1%} answered"
+        f" ({about['held_out_phrasings']:.1%} in phrasings never trained),"
+        f" {about['parameters'] / 1e6:.1f} M parameters, built in {about['seconds']:.0f} s"
+    )
+
+
 def fingerprint(preset: str) -> str:
     """Twelve hex digits over all that decides the weights: settings, sources and library versions."""
     digest = hashlib.sha256(repr(PRESETS[preset]).encode())
