@@ -1,10 +1,10 @@
-"""Processes that tests start by themselves, and how they see that others are gone."""
+"""Processes that tests start by themselves, and how they see that others are gone, or got somewhere."""
 
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,14 @@ def started(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[s
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(true: Callable[[], bool], otherwise: str = "it did not come true in time") -> None:
+    """Wait for something to come true, and fail when it does not in time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
 
 
 def gone(pid: int, seconds: float = PATIENCE_S) -> bool:

@@ -40,7 +40,6 @@ class Attempt:
     incumbent: Layer | None
     """The job has it only where it can be compared with: a broken or a stale one is replaced all the same."""
     compared: int
-    replaced: Mapping[str, int]
     job: Job
 
 
@@ -111,7 +110,7 @@ class Conductor:
         self._unread.pop(run.id, None)
         run = await self.store.runs.evaluating(run, attempt.compared)
         verdict = gate.judge(finished.probes, attempt.settings.gate, trained=finished.trained)
-        evidence = {**verdict.evidence(finished.probes, finished.metrics), **attempt.replaced}
+        evidence = {**verdict.evidence(finished.probes, finished.metrics), **attempt.data.replaced()}
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.PROMOTE:
             superseded = attempt.data.superseded
@@ -143,7 +142,7 @@ class Conductor:
         incumbent = genome.layer(run.key.trait)
         usable = incumbent is not None and await self._usable(incumbent, settings, log)
         job = candidate.job(run, settings, data.examples, self.layers, incumbent if usable else None)
-        return Attempt(run, settings, data, incumbent, genome.revision, data.replaced(claimed), job)
+        return Attempt(run, settings, data, incumbent, genome.revision, job)
 
     async def _set_aside(self, run: Run, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger) -> bool:
         """Quarantine what of a batch cannot be learnt from; whether a correction is left of it, else the run ends."""

@@ -1,7 +1,7 @@
 """A batch and its history as examples to train on; what cannot become one is named, with the reason."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,8 @@ class Dataset:
     broken: dict[str, str]
     superseded: dict[str, str]
     """Corrections that a later one of the same context replaces, by its id: not trained, not asked."""
-    claimed: frozenset[str] = frozenset()
-    """Which of all these are the batch's, whatever they are to it."""
+    claimed: Mapping[str, Kind]
+    """Which of all these are the batch's, and what they are to it."""
 
     def in_the_way(self, unusable: Collection[str]) -> set[str]:
         """Examples that the base model cannot read, and that stand in the place of what may be learnt instead."""
@@ -33,12 +33,12 @@ class Dataset:
         return {
             later
             for earlier, later in self.superseded.items()
-            if later in unusable and not self.claimed.isdisjoint((earlier, later))
+            if later in unusable and (earlier in self.claimed or later in self.claimed)
         }
 
-    def replaced(self, claimed: Sequence[Correction]) -> dict[str, int]:
-        """For the run's page: how many of a batch's corrections later ones replace, how many learnt before it does."""
-        lost = sum(row.kind is Kind.CORRECTION and row.id in self.superseded for row in claimed)
+    def replaced(self) -> dict[str, int]:
+        """For the run's page: how many of the batch's corrections were replaced, how many learnt ones it replaces."""
+        lost = sum(self.claimed.get(earlier) is Kind.CORRECTION for earlier in self.superseded)
         won = sum(later in self.claimed and earlier not in self.claimed for earlier, later in self.superseded.items())
         return {"superseded": lost, "replaced": won}
 
@@ -59,7 +59,7 @@ def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_pr
         if key in latest:
             superseded[latest.pop(key).id] = example.id
         latest[key] = example
-    return Dataset(list(latest.values()), broken, superseded, frozenset(row.id for row in claimed))
+    return Dataset(list(latest.values()), broken, superseded, {row.id: row.kind for row in claimed})
 
 
 def defect(correction: Correction) -> str | None:

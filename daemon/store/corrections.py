@@ -71,15 +71,16 @@ async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) ->
 
 async def release(connection: AsyncConnection, ids: Sequence[str], because: str = "") -> list[str]:
     """Take rows out of quarantine, those whose reason begins so, inside somebody's transaction; which were in it."""
-    aside = and_(C.c.id.in_(_these(ids)), C.c.quarantined_reason.startswith(because, autoescape=True))
-    found = list((await connection.execute(select(C.c.id).where(aside))).scalars())
-    await connection.execute(update(C).where(aside).values(quarantined_reason=None))
-    return found
+    because_of = C.c.quarantined_reason.startswith(because, autoescape=True)
+    return await _release(connection, and_(C.c.id.in_(_these(ids)), because_of))
 
 
 async def release_all(connection: AsyncConnection, key: TraitKey, reason: str) -> list[str]:
     """Take every row of a trait out of quarantine that is there for this reason; which were in it."""
-    aside = and_(of(key), C.c.quarantined_reason == reason)
+    return await _release(connection, and_(of(key), C.c.quarantined_reason == reason))
+
+
+async def _release(connection: AsyncConnection, aside: ColumnElement[bool]) -> list[str]:
     found = list((await connection.execute(select(C.c.id).where(aside))).scalars())
     await connection.execute(update(C).where(aside).values(quarantined_reason=None))
     return found

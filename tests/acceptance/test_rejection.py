@@ -1,14 +1,14 @@
 """The gate can say no; what it refused, and what an admin undid, does not come back by itself."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
-from scripts.processes import PATIENCE_S, TRAINING_S, running
+from scripts.processes import TRAINING_S, running
 from scripts.world.base import ensure_base, world_of
 from tests.acceptance.support import Home, corrections
+from tests.processes import wait_until
 
 AT_ONCE = "[triggers]\nquiet = 0\n"
 """No burst is waited for: what the planner finds due when it looks, it plans."""
@@ -19,10 +19,8 @@ DESTRUCTIVE = f'{AT_ONCE}[training]\npolicy = "fixed"\nepochs = 60\nlearning_rat
 def looks_again(home: Home) -> None:
     """Have the planner look once more, and see it done: to answer whoever asks for nobody, it looks at everybody."""
     home.sql("INSERT INTO admin_requests (id, kind, args) VALUES ('look', 'train', '{\"persona\": \"nobody\"}')")
-    deadline = time.monotonic() + PATIENCE_S
-    while home.rows("SELECT state FROM admin_requests WHERE id = 'look'") != [("done",)]:
-        assert time.monotonic() < deadline, "the planner did not answer"
-        time.sleep(0.05)
+    state = "SELECT state FROM admin_requests WHERE id = 'look'"
+    wait_until(lambda: home.rows(state) == [("done",)], "the planner did not answer")
 
 
 @pytest.mark.timeout(3600)

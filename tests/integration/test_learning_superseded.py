@@ -30,6 +30,15 @@ def say(school: School, question: str, *names: str, **columns: Any) -> None:
     write(school.path, *names, original_context=question, **columns)
 
 
+async def learnt_and_corrected_again(school: School) -> None:
+    """A layer has learnt a1 and b1; a2, of a1's context, and c1 are pending."""
+    say(school, "A?", "a1")
+    say(school, "B?", "b1")
+    await school.learn()
+    say(school, "A?", "a2")
+    say(school, "C?", "c1")
+
+
 async def test_a_batch_row_comes_back_when_what_replaced_it_cannot_be_read(school: School) -> None:
     say(school, "A?", "old", "new")
     school.trainer.unusable = {"new": LONG}
@@ -48,11 +57,7 @@ async def test_a_batch_row_comes_back_when_what_replaced_it_cannot_be_read(schoo
 
 
 async def test_a_learnt_row_comes_back_when_what_replaced_it_cannot_be_read(school: School) -> None:
-    say(school, "A?", "a1")
-    say(school, "B?", "b1")
-    await school.learn()
-    say(school, "A?", "a2")
-    say(school, "C?", "c1")
+    await learnt_and_corrected_again(school)
     school.trainer.unusable = {"a2": LONG}
     assert (await school.learn()).state is RunState.PLANNED
     assert (await school.conduct()).state is RunState.PROMOTED
@@ -87,11 +92,7 @@ async def test_a_learnt_row_that_cannot_be_read_is_in_the_way_of_a_batch_only_on
 
 
 async def test_a_learnt_row_that_cannot_be_read_brings_no_older_one_back_and_costs_nothing(school: School) -> None:
-    say(school, "A?", "a1")
-    say(school, "B?", "b1")
-    await school.learn()
-    say(school, "A?", "a2")
-    say(school, "C?", "c1")
+    await learnt_and_corrected_again(school)
     await school.learn()
     school.trainer.unusable = {"a2": LONG}
     say(school, "D?", "d1", "d2")

@@ -4,8 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from daemon.config.default import render_default
 from scripts.processes import PATIENCE_S, free_port
 from tests.integration.serve_support import House, house_at
-from tests.processes import started
+from tests.processes import started, wait_until
 
 STUCK = """
 import asyncio, sys, time
@@ -64,20 +63,12 @@ class Stuck:
 
     def said(self, word: str) -> None:
         """Wait until the log has a word."""
-        wait(lambda: word in self.log.read_text())
+        wait_until(lambda: word in self.log.read_text())
 
     def listens(self) -> bool:
         """Whether connections are taken."""
         with socket.socket() as one:
             return one.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-def wait(true: Callable[[], bool]) -> None:
-    """Wait for something to come true, and fail when it does not in time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["at the start", "in a config saved since"])
@@ -105,6 +96,6 @@ def test_invariant_12_asked_twice_it_leaves_at_once_whatever_it_loads(tmp_path: 
         assert client.recv(100).startswith(b"HTTP/1.1 100")
         client.sendall(body)
         process.send_signal(signal.SIGTERM)
-        wait(lambda: not server.listens())
+        wait_until(lambda: not server.listens())
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 1

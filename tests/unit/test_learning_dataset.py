@@ -98,7 +98,7 @@ def test_a_later_row_of_a_context_supersedes_within_the_batch_and_across_the_his
         "b": Group.HISTORY, "a3": Group.BATCH, "c": Group.BATCH,
     }  # fmt: skip
     assert data.superseded == {"a": "a2", "a2": "a3"} and data.broken == {}
-    assert data.replaced(claimed) == {"superseded": 1, "replaced": 1}
+    assert data.replaced() == {"superseded": 1, "replaced": 1}
 
 
 def test_only_what_stands_in_the_place_of_the_batch_or_is_of_it_is_in_the_way() -> None:
@@ -108,12 +108,12 @@ def test_only_what_stands_in_the_place_of_the_batch_or_is_of_it_is_in_the_way() 
     assert data.superseded == {"a": "a2", "b": "b2", "c": "c2"}
     assert data.in_the_way(["a2", "b2", "c2", "d", "e", "b"]) == {"b2", "c2"}
     assert data.in_the_way(["a2", "d", "e"]) == set()
-    assert data.replaced(claimed) == {"superseded": 1, "replaced": 1}
+    assert data.replaced() == {"superseded": 1, "replaced": 1}
 
 
 def test_an_affirmation_that_is_replaced_is_no_correction_that_is() -> None:
     claimed = [row("kept", "A?", 1, kind=Kind.AFFIRMATION), row("a", "A?", 2)]
-    assert build(claimed, [], "").replaced(claimed) == {"superseded": 0, "replaced": 0}
+    assert build(claimed, [], "").replaced() == {"superseded": 0, "replaced": 0}
 
 
 def test_an_earlier_row_that_comes_back_does_not_supersede_a_later_one() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save as serialized
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Recipe
-from daemon.training.engine.report import JobFailed
+from daemon.training.engine.report import JobFailed, first_line
 
 NAME = "candidate"
 """PEFT's name for the one adapter that is on; no file says it."""
@@ -40,7 +40,7 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
         _strip(base)
         # Whatever is to be learnt waits for whoever mends the config.
         raise JobFailed(
-            f"target_modules {recipe.target_modules!r} do not fit the base model: {_first_line(error)};"
+            f"target_modules {recipe.target_modules!r} do not fit the base model: {first_line(error)};"
             ' name modules of it in the config, or set target_modules = "all-linear"',
             blameless=True,
         ) from error
@@ -66,7 +66,7 @@ def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftMod
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         _strip(base)
         raise JobFailed(
-            f"the incumbent layer {folder} does not fit the base model: {_first_line(error)};"
+            f"the incumbent layer {folder} does not fit the base model: {first_line(error)};"
             " restore the layer or the base model, or roll back",
             blameless=True,
         ) from error
@@ -127,7 +127,3 @@ def _strip(base: Base) -> None:
                 setattr(parent, name, child.get_base_layer())
     if hasattr(base.model, "peft_config"):
         del base.model.peft_config
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -22,6 +22,11 @@ class JobFailed(Exception):
         self.blameless = blameless
 
 
+def first_line(error: Exception) -> str:
+    """What a library says of its failure, as a part of a sentence; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class Reporter:
     """Writes events to one stream, a line each; safe to call from two threads."""
 

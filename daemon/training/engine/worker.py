@@ -18,7 +18,7 @@ from daemon.training.engine.evaluate import probe
 from daemon.training.engine.job import Answer, Finished, Group, Job, Loaded, Probe
 from daemon.training.engine.loop import Trained, train
 from daemon.training.engine.policy import Plan, anchor_count, plan, to_train
-from daemon.training.engine.report import JobFailed, Reporter
+from daemon.training.engine.report import JobFailed, Reporter, first_line
 
 
 @dataclass(slots=True)
@@ -129,10 +129,9 @@ def _load(reference: str) -> Base:
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise JobFailed(
-            f"base model {reference} cannot be loaded: {first}; base_model must name a folder with config.json, "
-            "tokenizer and safetensors weights, or a model id of the hub that this machine can reach",
+            f"base model {reference} cannot be loaded: {first_line(error)}; base_model must name a folder with"
+            " config.json, tokenizer and safetensors weights, or a model id of the hub that this machine can reach",
             # A network or a disk may be back in a while, and somebody may put another model there.
             True,
             True,
