@@ -240,7 +240,6 @@ class Conductor:
 
     async def _failed(self, run: Run, failure: Exception, log: structlog.stdlib.BoundLogger) -> None:
         """Back to planned after a while, or to the end when it failed too often or another attempt cannot help."""
-        self.layers.discard(run.id)
         current = await self.store.runs.get(run.id)
         if current is None or current.fence != run.fence or not current.state.live:
             return
@@ -256,6 +255,7 @@ class Conductor:
             log.warning("run.retried", reason=reason, failures=run.failures + 1, of=attempts, again_in_s=round(wait))
         else:
             aside = await self.store.runs.fail(current, reason, self.clock())
+            self.layers.discard(run.id)
             await candidate.retract(self.store, self.layers, current)
             log.error("run.failed", reason=reason, failures=run.failures + 1)
             log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")

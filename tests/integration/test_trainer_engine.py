@@ -12,7 +12,8 @@ import psutil
 import pytest
 import torch
 
-from daemon.training.engine import loop, lora, policy
+from daemon.training.engine import lora, policy
+from daemon.training.engine.course import Course
 from daemon.training.engine.job import Alive, Event, Finished, Group, Loaded, Step, parse_event
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.worker import Worker
@@ -160,12 +161,12 @@ def test_the_best_state_is_the_one_that_is_left(worker: Worker, base: Path) -> N
     asked = job(base, Path("/nowhere"))
     with lora.fresh(worker.base(str(base)), asked.recipe) as adapted:
         plan = policy.plan(asked.recipe, 3, 64)
-        course = loop._Course(adapted, torch.optim.AdamW(lora.parameters(adapted)), plan)
+        course = Course(adapted, plan, 3, 0)
         good, bad = policy.Look([0.5], [1.0]), policy.Look([0.1], [-1.0])
         for look, value in ((bad, 1.0), (good, 2.0), (bad, 3.0)):
             lora.restore(adapted, {name: weight.fill_(value) for name, weight in lora.weights(adapted).items()})
             course.keep(look)
-        assert course.settle(9.0) == 0.5
+        assert course.settle() == 0.5
         assert all(bool((weight == 2.0).all()) for weight in lora.weights(adapted).values())
 
 

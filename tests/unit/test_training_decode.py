@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from daemon.training.engine.anchors import anchor_loss, make_anchors, unrelated
+from daemon.training.engine.anchors import make_anchors, unrelated
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import SPARE, forced, probe, same_text
 from daemon.training.engine.job import Group
+from daemon.training.engine.objectives import drift
 from tests.integration.training_support import CORRECTIONS, example, tiny_base
 
 
@@ -76,7 +77,7 @@ def test_anchors_are_made_alike_each_time_and_pull_on_nothing_at_first(base: Bas
     anchors = make_anchors(base, 6, quiet)
     assert 0 < len(anchors) <= 6
     assert [anchor.question for anchor in make_anchors(base, 6, quiet)] == [anchor.question for anchor in anchors]
-    assert anchor_loss(base, anchors).item() == pytest.approx(0, abs=1e-4)
+    assert drift(base, [anchor.reference for anchor in anchors]).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_anchors_near_a_correction_are_left_out(base: Base) -> None:

@@ -34,7 +34,7 @@ def look(loss: float = 1.0, *leads: float) -> Look:
 def test_fixed_is_the_requirements_schedule() -> None:
     fixed = plan(Recipe(policy="fixed"), 10, 128)
     assert (fixed.steps, fixed.batch_size, fixed.rate, fixed.warmup) == (9, 4, 2e-4, 0)
-    assert (fixed.continues, fixed.lead, fixed.anchors) == (True, None, False)
+    assert (fixed.continues, fixed.objective.lead, fixed.anchors) == (True, None, False)
     assert not any(fixed.looks_after(step) for step in range(1, 10))
     assert {Pace(fixed).rate(step) for step in range(1, 10)} == {2e-4}
 
@@ -69,9 +69,8 @@ def test_the_union_leaves_out_what_the_batch_corrects_anew() -> None:
 
 
 def test_what_leads_by_enough_rests_until_the_next_look() -> None:
-    rows = [encoded(name, [at], Group.BATCH) for at, name in enumerate("abc")]
-    assert still_open(rows, look(1.0, LEAD, 0.5, -1.0)) == rows[1:]
-    assert still_open(rows, look(1.0, 9.0, 9.0, 9.0)) == rows
+    assert still_open(look(1.0, LEAD, 0.5, -1.0)) == [1, 2]
+    assert still_open(look(1.0, 9.0, 9.0, 9.0)) == [0, 1, 2]
 
 
 def test_the_rate_warms_up_and_halves_when_the_loss_leaves_its_lowest_behind() -> None:

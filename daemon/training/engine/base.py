@@ -1,7 +1,9 @@
 """A base model in memory: found in a folder or at the hub, loaded once, kept as it is."""
 
+import resource
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -14,6 +16,18 @@ _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 
 @dataclass(frozen=True, slots=True)
+class Capability:
+    """What a model has been seen to compute as it should; what it has not been asked, it cannot do."""
+
+    trees: bool = False
+    """It reads token trees: each token sees its ancestors only."""
+    head: bool = False
+    """Its logits are its head's, alone and on any of its states."""
+    why: str = ""
+    """Why something is missing, as a part of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """A loaded base model with its chat format; `folder` is where its files lie."""
 
@@ -21,11 +35,24 @@ class Base:
     chat: ChatFormat
     folder: Path
     device: torch.device
+    capability: Capability = Capability()
 
     @property
     def parameters(self) -> int:
         """How many parameters the model has."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def peak_gb(self) -> float:
+        """The most memory used so far, of the accelerator where there is one, else of this process; GiB."""
+        if self.device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return cast(int, self.model.get_input_embeddings().num_embeddings)
 
     @property
     def context(self) -> int:

@@ -1,4 +1,4 @@
-"""Examples as tokens, and tokens as padded batches; a batch is padded on the left, so that answers end together."""
+"""Examples as tokens, in minibatches, and as padded rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,22 +28,6 @@ class Encoded:
     """Empty when the example names no original answer."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Prompts with answers; `answers` and `said` are (rows, kept), the last `kept` positions that predict answers."""
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    positions: torch.Tensor
-    answers: torch.Tensor
-    said: torch.Tensor
-
-    @property
-    def kept(self) -> int:
-        """How many positions at the end have a token of some answer after them."""
-        return self.answers.shape[1]
-
-
 def encode(base: Base, examples: Sequence[Example]) -> tuple[list[Encoded], dict[str, str]]:
     """Examples as tokens, and by id why those are none that the base's context or chat template does not take."""
     found = [(example, _encode(base, example)) for example in examples]
@@ -51,14 +35,6 @@ def encode(base: Base, examples: Sequence[Example]) -> tuple[list[Encoded], dict
         [row for _, row in found if isinstance(row, Encoded)],
         {example.id: row for example, row in found if isinstance(row, str)},
     )
-
-
-def batch(base: Base, pairs: Sequence[tuple[list[int], list[int]]]) -> Batch:
-    """Pad pairs of prompt and answer tokens into one batch on the base's device."""
-    ids, mask, positions = pad_left(base, [prompt + answer for prompt, answer in pairs])
-    kept = max(len(answer) for _, answer in pairs)
-    said = [[False] * (kept - len(answer)) + [True] * len(answer) for _, answer in pairs]
-    return Batch(ids, mask, positions, ids[:, -kept:], torch.tensor(said, device=base.device))
 
 
 def pad_left(base: Base, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,11 +58,27 @@ def chunks(items: Sequence[Item], length: Callable[[Item], int], tokens: int = T
         yield group
 
 
-def shuffled(items: Sequence[Item], size: int, random: Random) -> Iterator[list[Item]]:
-    """Minibatches without end: every item once per epoch, in a new order each time."""
-    while True:
-        order = random.sample(items, len(items))
-        yield from (order[at : at + size] for at in range(0, len(order), size))
+class Draw:
+    """Minibatches without end: every item of a pool once per epoch, in a new order each time."""
+
+    def __init__(self, pool: Sequence[int], size: int, random: Random) -> None:
+        self._pool, self._size, self._random = list(pool), size, random
+        self._order: list[int] = []
+
+    def next(self) -> list[int]:
+        """The items of the next minibatch."""
+        if not self._order:
+            self._order = self._random.sample(self._pool, len(self._pool))
+        drawn, self._order = self._order[: self._size], self._order[self._size :]
+        return drawn
+
+    def state(self) -> list[list[int]]:
+        """What `resumed` needs, besides the random numbers' own state."""
+        return [self._pool, self._order]
+
+    def resumed(self, state: list[list[int]]) -> None:
+        """Go on where another one stopped."""
+        self._pool, self._order = state
 
 
 def _encode(base: Base, example: Example) -> Encoded | str:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import Encoded, batch, chunks
+from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
 from daemon.training.engine.job import Answer
-from daemon.training.engine.loss import TokenLosses, answer_logits, token_losses
+from daemon.training.engine.packing.passes import Line, TokenLosses, parts, token_losses
 
 SPARE = 16
 """Tokens that an answer may be longer than expected before it counts as not ended."""
@@ -31,22 +31,19 @@ def same_text(one: str, other: str) -> bool:
 
 
 @torch.no_grad()
-def forced(
-    base: Base, pairs: Sequence[tuple[list[int], list[int]]], alive: Callable[[], None]
-) -> list[tuple[float, float]]:
-    """Mean loss and smallest lead per pair of prompt and answer tokens, the answer being forced; nats."""
+def forced(base: Base, lines: Sequence[Line], alive: Callable[[], None]) -> list[tuple[float, float]]:
+    """Mean loss and smallest lead per line, its answer being forced; nats."""
     seen: dict[int, tuple[float, float]] = {}
-    for group in chunks(range(len(pairs)), lambda at: sum(map(len, pairs[at]))):
-        padded = batch(base, [pairs[at] for at in group])
-        tokens = token_losses(answer_logits(base.model, padded), padded)
-        seen.update(zip(group, _per_row(tokens), strict=True))
+    for group in parts(base, range(len(lines)), lambda at: [lines[at]]):
+        tokens = token_losses(base, [lines[at] for at in group])
+        seen.update(zip(group, _per_line(tokens, len(group)), strict=True))
         alive()
-    return [seen[at] for at in range(len(pairs))]
+    return [seen[at] for at in range(len(lines))]
 
 
-def _per_row(tokens: TokenLosses) -> list[tuple[float, float]]:
-    means = tokens.losses.sum(1) / tokens.said.sum(1)
-    leads = tokens.leads.masked_fill(~tokens.said, float("inf")).amin(1)
+def _per_line(tokens: TokenLosses, count: int) -> list[tuple[float, float]]:
+    means = tokens.per_line(tokens.losses, count) / tokens.per_line(torch.ones_like(tokens.losses), count)
+    leads = tokens.leads.new_full((count,), torch.inf).scatter_reduce(0, tokens.lines, tokens.leads, "amin")
     return list(zip(means.tolist(), leads.tolist(), strict=True))
 
 

@@ -48,6 +48,11 @@ class Recipe:
     batch_size: int = 4
     max_steps: int = 400
     seed: int = 0
+    method: str = "lora"
+    """"lora", "rslora" or "qlora"."""
+    objective: str = "sft"
+    """"sft", or with a term that prefers the expected answer to the original one: "dpo" or "orpo"."""
+    beta: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Job:
     """The layer directory that the trait speaks with now."""
     threads: int = 0
     """Processor threads; 0 leaves the choice to torch."""
+    checkpoint_every: float = 30.0
+    """Seconds between two checkpoints, beside `out`, that a later attempt goes on from; 0: none."""
 
     def line(self) -> str:
         """This job as one line of JSON."""
@@ -95,6 +102,8 @@ class Loaded:
     parameters: int
     device: str
     seconds: float
+    fallback: str = ""
+    """Why the model is trained on padded batches instead of token trees, as a part of a sentence; empty: it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,10 @@ class Step:
     eta_s: float
     learnt: float | None = None
     """Share of the batch answered as expected at the last look, if there was one."""
+    tokens_s: float = 0.0
+    """Tokens of prompts and expected answers trained per second, each counted as often as it occurs."""
+    memory_gb: float = 0.0
+    """Most memory used so far, GiB: the process's, or the accelerator's."""
 
 
 @dataclass(frozen=True, slots=True)

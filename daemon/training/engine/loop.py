@@ -1,23 +1,31 @@
 """The training loop, from the first step to the state that is kept."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import Random
 
 import torch
 from peft import PeftModel
 
-from daemon.training.engine import lora
-from daemon.training.engine.anchors import Anchor, anchor_loss
+from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import Encoded, batch, chunks, shuffled
+from daemon.training.engine.batches import Encoded
+from daemon.training.engine.checkpoint import Checkpoint
+from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.job import Answer, Group, Step
-from daemon.training.engine.loss import answer_logits, token_losses, weighted
-from daemon.training.engine.policy import STUMBLES, Look, Pace, Plan, still_open
-from daemon.training.engine.report import JobFailed, Reporter
+from daemon.training.engine.objectives import Objective, Share, drift, leaning, loss
+from daemon.training.engine.packing.passes import parts, token_losses
+from daemon.training.engine.policy import Look, Plan, still_open
+from daemon.training.engine.report import Reporter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What one training learns from, and what holds it where nothing is to change."""
+
+    rows: Sequence[Encoded]
+    anchors: Sequence[Anchor] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,94 +39,93 @@ class Trained:
 
 
 def train(
-    base: Base, adapted: PeftModel, rows: Sequence[Encoded], anchors: Sequence[Anchor], plan: Plan, report: Reporter
+    base: Base,
+    adapted: PeftModel,
+    material: Material,
+    plan: Plan,
+    report: Reporter,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train the adapter that is on the base; raises JobFailed when the loss stays no number."""
-    weights = lora.parameters(adapted)
-    optimizer = torch.optim.AdamW(weights, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0)
-    course = _Course(adapted, optimizer, plan)
-    random = Random(plan.seed)
-    order = shuffled(rows, plan.batch_size, random)
-    held = shuffled(anchors, plan.batch_size, Random(plan.seed))
-    began, samples, loss, learnt = time.monotonic(), 0, 0.0, None
+    rows, anchors = material.rows, material.anchors
+    course = Course(adapted, plan, len(rows), len(anchors))
+    reached = checkpoint.read() if checkpoint else None
+    if reached:
+        course.resumed(*reached)
+    else:
+        course.leanings = _leanings(base, rows, plan.objective, report)
+    clock = _Clock(plan.steps, course.step)
 
-    for step in range(1, plan.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = course.pace.rate(step)
-        part = next(order)
-        loss = _backward(base, part, plan.lead, report)
-        if anchors:
-            (course.pace.pull * anchor_loss(base, next(held))).backward()  # type: ignore[no-untyped-call]
+    while course.step < plan.steps:
+        drawn, held = course.draw()
+        part = [rows[at] for at in drawn]
+        fallen = _backward(base, part, plan.objective, course.leanings, report)
+        if held:
+            (course.pace.pull * drift(base, [anchors[at].reference for at in held])).backward()  # type: ignore[no-untyped-call]
             report.alive("training")
-        sound = math.isfinite(loss) and math.isfinite(torch.nn.utils.clip_grad_norm_(weights, 1.0))
-        if sound:
-            optimizer.step()
-        optimizer.zero_grad()
-        samples += len(part)
+        sound = course.advance(fallen, len(part))
 
-        look = _look(base, rows, report) if sound and plan.looks_after(step) else None
+        look = _look(base, rows, report) if sound and plan.looks_after(course.step) else None
         if look:
-            learnt = _learnt(rows, look)
+            course.learnt = _learnt(rows, look)
             course.keep(look)
-            order = shuffled(still_open(rows, look), plan.batch_size, random)
+            course.narrow(still_open(look))
         if not sound or (look and course.pace.worse(look)):
-            course.go_back(step, loss)
-        eta = (plan.steps - step) * (time.monotonic() - began) / step
-        report.emit(Step(step, plan.steps, loss, eta, learnt))
+            course.go_back()
+        report.emit(clock.step(course, part, base.peak_gb))
         if look and course.pace.enough(look):
             answers = probe(base, rows, lambda: report.alive("checking answers"))
             if all(answer.right for answer in answers):
                 ids = (row.example.id for row in rows)
-                return Trained(look.loss, step, samples, dict(zip(ids, answers, strict=True)))
+                return Trained(look.loss, course.step, course.samples, dict(zip(ids, answers, strict=True)))
+        if checkpoint and checkpoint.due():
+            checkpoint.write(*course.state())
 
-    return Trained(course.settle(loss), plan.steps, samples)
-
-
-class _Course:
-    """The best state of a training so far, its pace, and how often it had to go back."""
-
-    def __init__(self, adapted: PeftModel, optimizer: torch.optim.Optimizer, plan: Plan) -> None:
-        self.pace = Pace(plan)
-        self._adapted, self._optimizer = adapted, optimizer
-        self._stumbles_left = STUMBLES if plan.look_every else 0
-        self._best: Look | None = None
-        self._kept = lora.weights(adapted)
-
-    def keep(self, look: Look) -> None:
-        """Remember the weights as they are if nothing better was seen."""
-        if look.better(self._best):
-            self._best, self._kept = look, lora.weights(self._adapted)
-
-    def go_back(self, step: int, loss: float) -> None:
-        """Return to the best weights, slower; raises JobFailed when that has not helped often enough."""
-        if not self._stumbles_left:
-            raise JobFailed(f"training diverged at step {step} (loss {loss:.3g}); lower the learning rate")
-        self._stumbles_left -= 1
-        self.pace.slow()
-        lora.restore(self._adapted, self._kept)
-        self._optimizer.state.clear()
-
-    def settle(self, loss: float) -> float:
-        """The budget is spent: take the best weights, if anybody looked; the loss of what is left on the adapter."""
-        if self._best is None:
-            return loss
-        lora.restore(self._adapted, self._kept)
-        return self._best.loss
+    return Trained(course.settle(), plan.steps, course.samples)
 
 
-def _backward(base: Base, part: Sequence[Encoded], lead: float | None, report: Reporter) -> float:
-    """Add the gradients of one minibatch; the loss per answer token, unweighted."""
-    said = sum(len(row.expected) for row in part)
+class _Clock:
+    """How fast a training goes, from where it was begun or taken up."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self._steps, self._done = steps, done
+        self._began = time.monotonic()
+        self._tokens = 0
+
+    def step(self, course: Course, part: Sequence[Encoded], memory_gb: float) -> Step:
+        """What is to be said of the step just done."""
+        self._tokens += sum(len(row.prompt) + len(row.expected) for row in part)
+        took = time.monotonic() - self._began
+        eta = (self._steps - course.step) * took / (course.step - self._done)
+        speed = self._tokens / took
+        return Step(course.step, self._steps, course.loss, eta, course.learnt, round(speed, 1), memory_gb)
+
+
+def _backward(
+    base: Base, part: Sequence[Encoded], objective: Objective, leanings: dict[str, float], report: Reporter
+) -> float:
+    """Add the gradients of one minibatch; the loss per expected token, unweighted."""
+    share = Share.of(part, objective)
     total = 0.0
-    for rows in chunks(part, lambda row: len(row.prompt) + len(row.expected)):
-        padded = batch(base, [(row.prompt, row.expected) for row in rows])
-        tokens = token_losses(answer_logits(base.model, padded), padded)
-        factors = torch.tensor([row.example.weight for row in rows], device=base.device)
-        (weighted(tokens, factors, lead) / said).backward()  # type: ignore[no-untyped-call]
-        total += float(tokens.losses.detach().sum())
+    for rows in parts(base, part, lambda row: objective.lines([row])):
+        tokens = token_losses(base, objective.lines(rows))
+        loss(objective, rows, tokens, leanings, share).backward()  # type: ignore[no-untyped-call]
+        total += float(tokens.losses.detach()[tokens.lines < len(rows)].sum())
         # On a slow machine one step may take longer than the silence after which the child counts as hung.
         report.alive("training")
-    return total / said
+    return total / share.said
+
+
+@torch.no_grad()
+def _leanings(base: Base, rows: Sequence[Encoded], objective: Objective, report: Reporter) -> dict[str, float]:
+    """How much likelier the model finds each expected answer than its rival before training, nats."""
+    found: dict[str, float] = {}
+    paired = [rows[at] for at in objective.rivals(rows)] if objective.preference == "dpo" else []
+    for group in parts(base, paired, lambda row: objective.lines([row])):
+        tokens = token_losses(base, objective.lines(group))
+        found |= zip((row.example.id for row in group), leaning(tokens, len(group)), strict=True)
+        report.alive("reading the reference")
+    return found
 
 
 def _look(base: Base, rows: Sequence[Encoded], report: Reporter) -> Look:

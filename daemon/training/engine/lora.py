@@ -14,6 +14,7 @@ from safetensors.torch import save as serialized
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Recipe
+from daemon.training.engine.lowrank import ease
 from daemon.training.engine.report import JobFailed, first_line
 
 NAME = "candidate"
@@ -44,6 +45,7 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
             ' name modules of it in the config, or set target_modules = "all-linear"',
             blameless=True,
         ) from error
+    ease(adapted, NAME)
     with _taken_off(adapted):
         yield adapted
 
@@ -70,6 +72,8 @@ def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftMod
             " restore the layer or the base model, or roll back",
             blameless=True,
         ) from error
+    if trainable:
+        ease(adapted, NAME)
     with _taken_off(adapted):
         yield adapted
 

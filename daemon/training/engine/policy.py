@@ -6,10 +6,11 @@ stops as soon as greedy decoding is sure of every answer (LocFT's union; rates a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Group, Recipe
+from daemon.training.engine.objectives import Objective
 
 LEAD = 2.0
 """Nats by which an answer token has to lead all others before it is trained no more."""
@@ -40,8 +41,8 @@ class Plan:
     rate: float
     warmup: int
     seed: int
+    objective: Objective = field(default_factory=Objective)
     look_every: int = 0
-    lead: float | None = None
     anchors: bool = False
     """Whether the base's own answers hold it where nothing is corrected."""
 
@@ -54,11 +55,12 @@ def plan(recipe: Recipe, examples: int, width: int) -> Plan:
     """The plan for a number of examples on a base model of `width` hidden units; raises ValueError."""
     if recipe.policy == "fixed":
         steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
-        return Plan(True, recipe.batch_size, steps, recipe.learning_rate, 0, recipe.seed)
+        return Plan(True, recipe.batch_size, steps, recipe.learning_rate, 0, recipe.seed, _objective(recipe, None))
     if recipe.policy == "until-learned":
         size = max(recipe.batch_size, math.ceil(examples / SHARES))
         every = max(4, math.ceil(examples / size))
-        return Plan(False, size, recipe.max_steps, start_rate(width), 5, recipe.seed, every, LEAD, True)
+        objective = _objective(recipe, LEAD)
+        return Plan(False, size, recipe.max_steps, start_rate(width), 5, recipe.seed, objective, every, True)
     raise ValueError(f"policy {recipe.policy!r} is unknown; take until-learned or fixed")
 
 
@@ -82,9 +84,16 @@ def to_train(recipe: Recipe, sequences: Sequence[Encoded]) -> list[Encoded]:
     return batch + [sequence for sequence in rest if tuple(sequence.prompt) not in answered]
 
 
-def still_open(rows: Sequence[Encoded], look: "Look") -> list[Encoded]:
-    """What is to be trained until the next look: the others lead by enough, so their loss is zero anyway."""
-    return [row for row, lead in zip(rows, look.leads, strict=True) if lead < LEAD] or list(rows)
+def still_open(look: "Look") -> list[int]:
+    """Which rows are to be trained until the next look: the others lead by enough, so their loss is zero anyway."""
+    rows = range(len(look.leads))
+    return [row for row in rows if look.leads[row] < LEAD] or list(rows)
+
+
+def _objective(recipe: Recipe, lead: float | None) -> Objective:
+    if recipe.objective not in ("sft", "dpo", "orpo"):
+        raise ValueError(f"objective {recipe.objective!r} is unknown; take sft, dpo or orpo")
+    return Objective("" if recipe.objective == "sft" else recipe.objective, recipe.beta, lead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,15 @@ class Pace:
         self._lowest = math.inf
         self._stalls = 0
         self._clear = 0
+
+    def state(self) -> list[float]:
+        """What `resumed` needs."""
+        return [self.pull, self._factor, self._lowest, self._stalls, self._clear]
+
+    def resumed(self, state: list[float]) -> None:
+        """Go on where another one stopped."""
+        self.pull, self._factor, self._lowest = state[:3]
+        self._stalls, self._clear = map(int, state[3:])
 
     def rate(self, step: int) -> float:
         """The rate for optimizer step number `step`, from 1."""

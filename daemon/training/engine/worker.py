@@ -1,9 +1,10 @@
 """One job from its line to its last event: load, probe the incumbent, train, probe the candidate, save."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +15,11 @@ from daemon.training.engine import lora
 from daemon.training.engine.anchors import Anchor, make_anchors, unrelated
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import Encoded, encode
+from daemon.training.engine.checkpoint import Checkpoint
 from daemon.training.engine.evaluate import probe
 from daemon.training.engine.job import Answer, Finished, Group, Job, Loaded, Probe
-from daemon.training.engine.loop import Trained, train
+from daemon.training.engine.loop import Material, Trained, train
+from daemon.training.engine.packing.capability import asked
 from daemon.training.engine.policy import Plan, anchor_count, plan, to_train
 from daemon.training.engine.report import JobFailed, Reporter, first_line
 
@@ -53,9 +56,10 @@ class Worker:
         planned = _plan(job, base, rows)
         anchors = unrelated(self.anchors(base), rows) if planned.anchors else []
         clock.lap("anchors")
+        checkpoint = Checkpoint(out.parent / "checkpoint", _identity(job, self._stamp), job.checkpoint_every)
         starts_from = job.incumbent if planned.continues else None
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
-            trained = train(base, adapted, rows, anchors, planned, self.report)
+            trained = train(base, adapted, Material(rows, anchors), planned, self.report, checkpoint)
             clock.lap("train")
             after = self._probe_candidate(base, sequences, trained)
             clock.lap("probe_candidate")
@@ -79,13 +83,13 @@ class Worker:
         if self._base is None or stamp != self._stamp:
             self.drop()
             with self.report.beating(f"loading {reference}"):
-                self._base = _load(reference)
+                self._base = asked(_load(reference))
             self._stamp = stamp
             seconds = time.monotonic() - began
         else:
             seconds = 0.0
         base = self._base
-        self.report.emit(Loaded(str(base.folder), base.parameters, str(base.device), seconds))
+        self.report.emit(Loaded(str(base.folder), base.parameters, str(base.device), seconds, base.capability.why))
         return base
 
     def anchors(self, base: Base) -> list[Anchor]:
@@ -136,6 +140,12 @@ def _load(reference: str) -> Base:
             True,
             True,
         ) from error
+
+
+def _identity(job: Job, stamp: tuple[object, ...]) -> str:
+    """What a training depends on, as one word: another attempt of the same run has the same."""
+    same = replace(job, out="", attempt=0)
+    return hashlib.sha256(f"{same.line()} {stamp} {torch.__version__}".encode()).hexdigest()
 
 
 def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:

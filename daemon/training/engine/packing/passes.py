@@ -1,0 +1,178 @@
+"""One pass of some answers through the model: as a token tree where the model can read one, else as padded rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from daemon.training.engine.base import Base
+from daemon.training.engine.batches import TOKENS, chunks, pad_left
+from daemon.training.engine.packing.attention import exact, tree_attention
+from daemon.training.engine.packing.sight import Sight
+from daemon.training.engine.packing.tree import Unit, cut, plant
+
+LOGITS = 1 << 23
+"""Most logits that exist at once: 32 MiB in float32, and as much again for their gradient."""
+
+Line = tuple[list[int], list[int]]
+"""Tokens of a prompt and of the answer that follows it; neither is empty."""
+Criterion = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
+"""From float32 logits (some answer tokens, vocabulary), and which these are, to two values for each of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where a pass predicts the answers' tokens; everything is (answer tokens,), line after line."""
+
+    at: torch.Tensor
+    """Position in the pass, its rows laid end to end, whose output predicts the token."""
+    answers: torch.Tensor
+    lines: torch.Tensor
+    """Which line the token belongs to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenLosses:
+    """What a model makes of answer tokens; all are (answer tokens,)."""
+
+    losses: torch.Tensor
+    """Negative log-likelihood, nats."""
+    leads: torch.Tensor
+    """How far the token's logit is ahead of the best other one; greedy decoding says the answer if all are > 0."""
+    lines: torch.Tensor
+    """Which line each token belongs to."""
+
+    def per_line(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """The sums of a value per token over each of `count` lines: (count,)."""
+        return values.new_zeros(count).index_add(0, self.lines, values)
+
+
+def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
+    """Loss and lead of every answer token of some lines, in one pass; gradients flow where they are enabled."""
+    states, places = answer_states(base, lines)
+
+    def criterion(logits: torch.Tensor, which: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        answers = places.answers[which]
+        return functional.cross_entropy(logits, answers, reduction="none"), _leads(logits.detach(), answers)
+
+    losses, leads = per_token(base, states, criterion)
+    return TokenLosses(losses, leads, places.lines)
+
+
+def parts(
+    base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]], tokens: int = TOKENS
+) -> Iterator[list[Unit]]:
+    """Units in groups that are read in one pass each; a unit is what must not be parted."""
+    if base.capability.trees:
+        return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], tokens)
+    width = len(max((lines(unit) for unit in units), key=len, default=[]))
+    return chunks(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, tokens)
+
+
+def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:
+    """What the head makes the answers' tokens of, (answer tokens, width), and where these are."""
+    model = base.model
+    # The last token predicts nothing, so it is not read.
+    rows = [prompt + answer[:-1] for prompt, answer in lines]
+    inputs, paths = _tree(base, rows) if base.capability.trees else _padded(base, rows)
+    at = [place for (prompt, _), path in zip(lines, paths, strict=True) for place in path[len(prompt) - 1 :]]
+    answers = [token for _, answer in lines for token in answer]
+    owners = [line for line, (_, answer) in enumerate(lines) for _ in answer]
+    places = Places(*(torch.tensor(each, device=base.device) for each in (at, answers, owners)))
+    with tree_attention(model) if base.capability.trees else nullcontext():
+        if base.capability.head:
+            decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+            output = decoder(**inputs, use_cache=False).last_hidden_state
+        else:
+            output = model(**inputs, use_cache=False).logits
+    return output.flatten(0, 1)[places.at], places
+
+
+def per_token(base: Base, states: torch.Tensor, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two values per answer token, the first with a gradient, by a criterion over logits that exist in chunks only."""
+    if not base.capability.head or _trains(head(base)):
+        return criterion(logits(base, states), slice(None))
+    first, second = _PerToken.apply(states, base, criterion)  # type: ignore[no-untyped-call]
+    return first, second
+
+
+def head(base: Base) -> torch.nn.Module:
+    """The module that turns states into logits."""
+    found: torch.nn.Module = base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return found
+
+
+def logits(base: Base, states: torch.Tensor) -> torch.Tensor:
+    """(tokens, vocabulary), at least float32, with what some families do to them last."""
+    if not base.capability.head:
+        return exact(states)
+    config = base.model.config.get_text_config()
+    made = exact(head(base)(states))
+    if scale := getattr(config, "logit_scale", None):
+        made = made * scale
+    if scaling := getattr(config, "logits_scaling", None):
+        made = made / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):
+        made = cap * torch.tanh(made / cap)
+    return made
+
+
+class _PerToken(torch.autograd.Function):
+    """Each token's value has a gradient of its own, whatever it is multiplied with later: taken at once, in chunks.
+
+    So no logits are kept, and none are computed twice (Liger Kernel's idea, arXiv 2410.10989 §3.2, per token).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, base: Base, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both values of every token."""
+        size = max(1, LOGITS // base.vocabulary)
+        wanted = ctx.needs_input_grad[0]
+        firsts, seconds = list[torch.Tensor](), list[torch.Tensor]()
+        gradients = list[torch.Tensor]()
+        for start in range(0, len(states), size):
+            which = slice(start, min(start + size, len(states)))
+            with torch.set_grad_enabled(wanted):
+                part = states[which].detach().requires_grad_(wanted)
+                first, second = criterion(logits(base, part), which)
+                gradients.extend(torch.autograd.grad(first.sum(), part) if wanted else ())
+            firsts.append(first.detach())
+            seconds.append(second.detach())
+        ctx.save_for_backward(*gradients)
+        joined = torch.cat(seconds)
+        ctx.mark_non_differentiable(joined)
+        return torch.cat(firsts), joined
+
+    @staticmethod
+    def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The kept gradients, each times what its value is multiplied with."""
+        gradients = torch.cat(ctx.saved_tensors)
+        return gradients * given[0][:, None].to(gradients.dtype), None, None
+
+
+def _tree(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
+    """Inputs of one pass over the tree of some token rows, and where in it the tokens of each are."""
+    tree = plant(rows)
+    ids, positions = (torch.tensor([each], device=base.device) for each in (tree.tokens, tree.depths))
+    return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device)}, tree.paths
+
+
+def _padded(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
+    """The same for a batch of rows, padded on the left."""
+    ids, mask, positions = pad_left(base, rows)
+    width = ids.shape[1]
+    paths = [list(range((at + 1) * width - len(row), (at + 1) * width)) for at, row in enumerate(rows)]
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}, paths
+
+
+def _leads(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    best = logits.topk(2, dim=-1)
+    other = torch.where(best.indices[:, 0] == answers, best.values[:, 1], best.values[:, 0])
+    return logits.gather(-1, answers[:, None])[:, 0] - other
+
+
+def _trains(module: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
