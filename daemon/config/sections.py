@@ -14,6 +14,7 @@ from daemon.config.values import (
     Folder,
     Host,
     HttpUrl,
+    Method,
     Modules,
     PersonaId,
     PositiveDuration,
@@ -99,10 +100,16 @@ class Training(Section):
     """Who trains: "local" is this machine."""
     policy: Literal["until-learned", "fixed"] = "until-learned"
     """When training stops: "until-learned" when the batch is answered as expected, "fixed" after exactly `epochs`."""
+    method: Method = "lora"
+    """How a layer is made: "lora"; "rslora", for large ranks; "qlora", trained and judged over the base in 4 bits."""
+    objective: Literal["sft", "dpo", "orpo"] = "sft"
+    """What training aims at: "sft" is the expected answers; "dpo" and "orpo" also lead away from the original ones."""
+    beta: float = Field(0.1, gt=0)
+    """How much the original answers count: DPO's temperature, the weight of ORPO's term."""
     rank: int = Field(16, ge=1)
     """Rank of the LoRA matrices: how much a layer can hold."""
     alpha: int = Field(32, ge=1)
-    """LoRA's scaling: a layer counts with alpha / rank."""
+    """LoRA's scaling: a layer counts with alpha / rank, an "rslora" one with alpha over the square root of rank."""
     target_modules: Modules = "all-linear"
     """Which modules of the base model get a layer: "all-linear", or a list of their names."""
     epochs: int = Field(3, ge=1)
@@ -115,6 +122,8 @@ class Training(Section):
     """Budget of "until-learned": it gives up after this many steps."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Start of the random numbers, so that a training can be repeated."""
+    checkpoint: Duration = 30.0
+    """How often a running training is saved, to go on from there after a crash; 0 is never."""
     timeout: PositiveDuration = 7_200.0
     """Hard limit of one attempt, after which it is ended."""
     heartbeat: PositiveDuration = 120.0

@@ -33,8 +33,13 @@ _RESULT: Final = (
     "batch_size",
     "max_steps",
     "seed",
+    "method",
+    "objective",
+    "beta",
 )
 """Keys of [training] that decide what a layer becomes; the others only decide how it gets there."""
+_LATER: Final = ("method", "objective", "beta")
+"""Those of them that older programs did not know, so that their runs' hashes say nothing of a default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,14 @@ class Resolved:
     @property
     def settings_hash(self) -> str:
         """Sixteen hex digits that change when a batch could turn into another layer, or be judged otherwise."""
+        training = self.training.model_dump(include=set(_RESULT))
+        for key in _LATER:
+            if training[key] == Training.model_fields[key].default:
+                del training[key]
         facts = {
             "base_model": self.base_model,
             "system_prompt": self.system_prompt,
-            "training": self.training.model_dump(include=set(_RESULT)),
+            "training": training,
             "gate": self.gate.model_dump(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

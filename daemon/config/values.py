@@ -5,7 +5,7 @@ import re
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import durationpy
@@ -18,6 +18,10 @@ _DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h|d|w))+")
 _PERSONA = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _TRAIT = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,127}")
 _HUB_ID = re.compile(r"[^./~\s][^/\s]*/[^/\s]+")
+_NOT_LOADED = "makes layers that vLLM, among other servers, cannot load"
+_OTHER_BASE = "changes the base model beneath its layer, which all layers of a server share"
+_UNSERVED = {"dora": _NOT_LOADED, "vera": _NOT_LOADED, "pissa": _OTHER_BASE, "olora": _OTHER_BASE}
+"""Methods of PEFT that people know, and why no layer is made by them."""
 
 
 def seconds(value: Any) -> float:
@@ -148,6 +152,13 @@ def _token(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _method(value: Any) -> Any:
+    why = _UNSERVED.get(value.lower()) if isinstance(value, str) else None
+    if why:
+        raise ValueError(f'{why}; give "lora", "rslora" or "qlora"')
+    return value
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server at that host."""
     try:
@@ -171,4 +182,5 @@ BaseModelName = Annotated[str, AfterValidator(_base_model)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Host = Annotated[str, AfterValidator(_host)]
+Method = Annotated[Literal["lora", "rslora", "qlora"], BeforeValidator(_method)]
 Token = Annotated[SecretStr, AfterValidator(_token)]

@@ -36,10 +36,15 @@ def job(
             batch_size=training.batch_size,
             max_steps=training.max_steps,
             seed=training.seed,
+            method=training.method,
+            objective=training.objective,
+            beta=training.beta,
         ),
         out=str(layers.staging(run.id, run.attempt)),
         incumbent=str(layers.root / incumbent.path) if incumbent else None,
         threads=training.threads,
+        memory_gb=training.max_memory_gb,
+        checkpoint_every=training.checkpoint,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +19,7 @@ from daemon.store.failures import as_sentences
 from daemon.store.lock import StoreLock
 from daemon.store.schema import newest
 from daemon.store.store import open_store
+from daemon.training.engine.methods import lacks_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
         # A default that nobody needs, because every persona has a base of its own, is no fault.
         if base or len(bases) == 1:
             yield _base(base)
-    yield _trainer()
+    yield _trainer(config)
     for runtime in configured(config):
         yield await _runtime(runtime, named=bool(config.runtimes))
 
@@ -107,12 +108,21 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
 
 
-def _trainer() -> Finding:
+def _trainer(config: Config) -> Finding:
     try:
         versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
     except PackageNotFoundError as error:
         return Finding("trainer", False, f"{error.name} is not installed; install persona-daemon again")
-    return Finding("trainer", True, "local: " + ", ".join(versions))
+    methods = {config.persona(*trait).training.method for trait in _configured_traits(config)}
+    problem = next(filter(None, map(lacks_for, sorted(methods))), "")
+    return Finding("trainer", not problem, problem or "local: " + ", ".join(versions))
+
+
+def _configured_traits(config: Config) -> Iterator[tuple[str, str | None]]:
+    """Everything that may have settings of its own; first a persona that has none."""
+    yield "", None
+    for persona, section in config.personas.items():
+        yield from ((persona, trait) for trait in (None, *section.traits))
 
 
 async def _runtime(runtime: Runtime, *, named: bool) -> Finding:

@@ -5,10 +5,13 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from daemon.config.settings import Config
+from daemon.service.checks import findings
 from scripts.processes import PATIENCE_S, PERSONA
 from tests.integration.cli_support import Desk
 from tests.processes import started
@@ -81,6 +84,15 @@ def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base:
     ]  # fmt: skip
     assert [" ok " in line for line in done.out.splitlines()] == [True] * 6
     assert "not started; start it: persona serve" in done.out
+
+
+async def test_check_says_what_a_method_of_some_trait_lacks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for method, ok in (("rslora", True), ("qlora", False)):
+        config = desk.folder / "methods.toml"
+        config.write_text(f"[personas.ada.traits.rust.training]\nmethod = '{method}'\n")
+        (found,) = [finding async for finding in findings(Config.load(config, {})) if finding.name == "trainer"]
+        assert found.ok is ok and ("pip install 'persona-daemon[qlora]'" in found.says) is not ok
 
 
 def test_status_tells_what_the_contract_says_with_the_daemon_down(desk: Desk, base: Path) -> None:

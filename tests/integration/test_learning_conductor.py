@@ -1,7 +1,8 @@
 """A run from its claim to its end: promoted, satisfied, rejected, failed, set aside."""
 
+import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from structlog.testing import capture_logs
 from daemon.domain import Run, RunState, TraitKey
 from daemon.errors import BaseModelUnusable, TrainerFailed
 from daemon.learning.turns import backoff, next_run, ready_in
-from daemon.training.engine.job import Group
+from daemon.training.engine.job import Group, Recipe
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, execute, planned, speaks, where, write
 
@@ -54,6 +55,16 @@ async def test_the_next_layer_rehearses_what_the_last_one_learnt(school: School)
     assert (manifest.learnt, manifest.rehearsed) == (["three", "four"], ["one", "two"])
     parent = (await school.store.genomes.layers(ADA))[1]
     assert manifest.parent == parent.id and parent.version == 1
+
+
+async def test_a_job_is_what_the_config_says(school: School) -> None:
+    recipe = Recipe("fixed", 4, 9, ["q_proj"], 2, 1e-3, 3, 7, 5, "rslora", "orpo", 0.2)
+    said = {**asdict(recipe), "threads": 1, "checkpoint": 60}
+    school.configure("[training]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in said.items()))
+    write(school.path, "one", "two")
+    await school.learn()
+    job = school.trainer.jobs[-1]
+    assert (job.recipe, job.threads, job.checkpoint_every) == (recipe, 1, 60)
 
 
 async def test_invariant_2_a_batch_that_is_answered_already_is_used_without_a_layer(school: School) -> None:
@@ -130,10 +141,10 @@ async def test_a_failure_is_tried_again_after_a_while_and_then_works(school: Sch
         assert (run.state, run.failures, run.attempt) == (RunState.PLANNED, failures, failures + 1)
         assert 0.5 * 15 * 2 ** (failures - 1) <= run.not_before - school.now <= 15 * 2 ** (failures - 1)
         assert ready_in(run, school.now) > 0 and ready_in(run, run.not_before) == 0
-        assert set(where(school.path).values()) == {"claimed"} and not school.staged()
+        assert set(where(school.path).values()) == {"claimed"}
         assert (await school.plan()).runs == []
         run = await school.conduct()
-    assert run.state is RunState.PROMOTED
+    assert run.state is RunState.PROMOTED and not school.staged()
     assert len({job.out for job in school.trainer.jobs}) == 3, "each attempt has a place of its own"
 
 

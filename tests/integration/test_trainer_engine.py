@@ -161,7 +161,7 @@ def test_the_best_state_is_the_one_that_is_left(worker: Worker, base: Path) -> N
     asked = job(base, Path("/nowhere"))
     with lora.fresh(worker.base(str(base)), asked.recipe) as adapted:
         plan = policy.plan(asked.recipe, 3, 64)
-        course = Course(adapted, plan, 3, 0)
+        course = Course(adapted, plan, [()] * 3, 0)
         good, bad = policy.Look([0.5], [1.0]), policy.Look([0.1], [-1.0])
         for look, value in ((bad, 1.0), (good, 2.0), (bad, 3.0)):
             lora.restore(adapted, {name: weight.fill_(value) for name, weight in lora.weights(adapted).items()})

@@ -191,7 +191,7 @@ def ours(
 ) -> torch.Tensor:
     """The engine's loss of a minibatch that is cut under a budget."""
     share = Share.of(rows, objective)
-    groups = list(parts(sides.base, rows, lambda row: objective.lines([row]), budget))
+    groups = list(parts(replace(sides.base, tokens=budget), rows, lambda row: objective.lines([row])))
     losses = [
         loss(objective, group, token_losses(sides.base, objective.lines(group)), leanings, share) for group in groups
     ]

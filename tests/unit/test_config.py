@@ -20,7 +20,7 @@ from daemon.config.sections import Gate, Persona, Section, Sections, Training, T
 from daemon.config.settings import Config, find_config, restart_needed
 from daemon.config.values import CENTURY, Duration, duration_text, is_loopback, seconds
 from daemon.errors import ConfigInvalid
-from daemon.training.engine.job import Recipe
+from daemon.training.engine.job import Job, Recipe
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = [
@@ -77,6 +77,8 @@ def test_the_promised_defaults(load: Load, tmp_path: Path) -> None:
         min_corrections=10, min_severity=0, max_wait=86_400, min_for_timer=1, quiet=2, cron=""
     )
     assert (config.training.trainer, config.training.rank, config.training.alpha) == ("local", 16, 32)
+    assert (config.training.method, config.training.objective, config.training.beta) == ("lora", "sft", 0.1)
+    assert config.training.checkpoint == Job.__dataclass_fields__["checkpoint_every"].default == 30
     assert (config.serve.host, config.serve.port, config.serve.url) == ("127.0.0.1", 8765, "http://127.0.0.1:8765")
     assert config.gate.enabled and config.runtimes == {} and config.personas == {}
     assert config.source == tmp_path / "config.toml"
@@ -284,6 +286,26 @@ def test_the_process_environment_is_the_default(load: Load, tmp_path: Path, monk
         ("[[triggers]]", "triggers is no table; give its keys below [triggers]."),
         ("[log]\nlevel = 'loud'", 'log.level = "loud" is not known; give "debug", "info", "warning" or "error".'),
         ("[training]\ntrainer = 'ray'", 'training.trainer = "ray" is not known; give "local".'),
+        (
+            "[training]\nmethod = 'dora'",
+            'training.method = "dora" makes layers that vLLM, among other servers, cannot load; '
+            'give "lora", "rslora" or "qlora".',
+        ),
+        (
+            "[personas.ada.traits.x.training]\nmethod = 'VeRA'",
+            'personas.ada.traits.x.training.method = "VeRA" makes layers that vLLM, among other servers, cannot load; '
+            'give "lora", "rslora" or "qlora".',
+        ),
+        (
+            "[training]\nmethod = 'pissa'",
+            'training.method = "pissa" changes the base model beneath its layer, which all layers of a server share; '
+            'give "lora", "rslora" or "qlora".',
+        ),
+        ("[training]\nmethod = 'full'", 'training.method = "full" is not known; give "lora", "rslora" or "qlora".'),
+        ("[training]\nmethod = ['lora']", 'training.method is not known; give "lora", "rslora" or "qlora".'),
+        ("[training]\nobjective = 'ppo'", 'training.objective = "ppo" is not known; give "sft", "dpo" or "orpo".'),
+        ("[training]\nbeta = 0", "training.beta = 0 is too small; give more than 0."),
+        ("[training]\nbeta = true", "training.beta = true is no number; give one."),
         ("[runtimes.main]\nkind = 'vllm'", 'runtimes.main.kind = "vllm" is not known; give "embedded".'),
         (
             "[runtimes.main]\nurl = 'ftp://u:secret@h'",
@@ -564,6 +586,11 @@ CHANGES = {
     "[triggers]\nmin_corrections = 4": False,
     "[training]\ntimeout = '1h'": False,
     "[training]\nthreads = 2": False,
+    "[training]\ncheckpoint = 0": False,
+    "[training]\nmethod = 'rslora'": True,
+    "[training]\nobjective = 'dpo'": True,
+    "[training]\nbeta = 0.2": True,
+    "[training]\nmethod = 'lora'\nobjective = 'sft'\nbeta = 0.1": False,
     "[training]\ntarget_modules = ['q_proj']": True,
 } | {f"[training]\n{key} = {value}": True for key, value in {"rank": 8, "alpha": 8, "epochs": 1, "seed": 1}.items()}
 

@@ -7,12 +7,18 @@ from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from daemon.training.engine.chat import ChatFormat
+from daemon.training.engine.machine import halves
+from daemon.training.engine.weights import parameters_in
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 """What a model needs of its repository at the hub; never a pickle."""
+
+
+LARGE = 20_000_000
+"""Parameters from which half precision is faster on a processor; smaller models wait for other things than products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +42,14 @@ class Base:
     folder: Path
     device: torch.device
     capability: Capability = Capability()
+    tokens: int = 4096
+    """Most tokens, padding included, that go through the model at once."""
 
     @property
     def parameters(self) -> int:
         """How many parameters the model has."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        # Four-bit weights lie two to a byte.
+        return self.model.num_parameters()
 
     @property
     def peak_gb(self) -> float:
@@ -61,16 +70,51 @@ class Base:
         return limit or 1 << 20
 
 
-def load_base(reference: str) -> Base:
-    """Load a folder or a model id of the hub for inference; raises OSError or ValueError when it cannot be used."""
+def load_base(reference: str, dtype: torch.dtype | None = None, four_bits: bool = False) -> Base:
+    """Load a folder or a model id of the hub; raises OSError or ValueError when it cannot be used.
+
+    four_bits: its linear layers as NF4, which are computed with in `dtype` (QLoRA, arXiv 2305.14314 §3).
+    """
     folder = locate_base(reference)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # Serving and training must agree to the bit on what a layer does, so both take their precision from here.
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    here = device()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
-    return Base(model, ChatFormat.of(tokenizer, _declared_stops(model)), folder, device)
+    # Serving and training must agree on what a layer does, so both take their precision from here.
+    dtype = dtype or precision(here, parameters_in(folder))
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, quantization_config=_nf4(dtype) if four_bits else None
+    )
+    _keep_differentiable(model)
+    model.to(here).eval().requires_grad_(False)  # type: ignore[arg-type]
+    return Base(model, ChatFormat.of(tokenizer, _declared_stops(model)), folder, here)
+
+
+def device() -> torch.device:
+    """Where models lie on this machine."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(where: torch.device, parameters: int) -> torch.dtype:
+    """bfloat16 where the machine multiplies it natively and the model is large enough to gain by it."""
+    if where.type == "cuda":
+        return torch.bfloat16
+    return torch.bfloat16 if halves() and parameters >= LARGE else torch.float32
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    # On a processor with bfloat16, bitsandbytes would repack four-bit weights at the first pass without gradients, for
+    # a kernel that gradients do not flow through: training would go on, and go wrong.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def locate_base(reference: str) -> Path:

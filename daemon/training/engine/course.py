@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from daemon.training.engine import lora
-from daemon.training.engine.batches import Draw
+from daemon.training.engine.batches import Draw, Kin
 from daemon.training.engine.checkpoint import Facts, Tensors
 from daemon.training.engine.policy import STUMBLES, Look, Pace, Plan
 from daemon.training.engine.report import JobFailed
@@ -19,7 +19,7 @@ from daemon.training.engine.report import JobFailed
 class Course:
     """One training on its way."""
 
-    def __init__(self, adapted: PeftModel, plan: Plan, rows: int, anchors: int) -> None:
+    def __init__(self, adapted: PeftModel, plan: Plan, kin: Sequence[Kin], anchors: int) -> None:
         self.plan = plan
         self.pace = Pace(plan)
         self.step = 0
@@ -31,11 +31,14 @@ class Course:
         self.leanings: dict[str, float] = {}
         self._adapted = adapted
         self._weights = lora.parameters(adapted)
+        for weight in self._weights:
+            # Made on the way back, among what is soon let go of, they would leave the heap full of holes.
+            weight.grad = torch.zeros_like(weight)
         self._optimizer = torch.optim.AdamW(
             self._weights, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
         )
         self._random, self._anchors_random = Random(plan.seed), Random(plan.seed)
-        self._rows = Draw(range(rows), plan.batch_size, self._random)
+        self._rows = Draw(range(len(kin)), plan.batch_size, self._random, kin)
         self._anchors = Draw(range(anchors), plan.batch_size, self._anchors_random)
         self._stumbles_left = STUMBLES if plan.look_every else 0
         self._best: Look | None = None
@@ -47,7 +50,7 @@ class Course:
 
     def narrow(self, rows: Sequence[int]) -> None:
         """Draw of these rows only, from now on."""
-        self._rows = Draw(rows, self.plan.batch_size, self._random)
+        self._rows.narrow(rows)
 
     def advance(self, loss: float, samples: int) -> bool:
         """Take one step along the gradients that are there; False when they, or the loss, are no numbers."""
@@ -59,7 +62,7 @@ class Course:
         sound = math.isfinite(loss) and math.isfinite(torch.nn.utils.clip_grad_norm_(self._weights, 1.0))
         if sound:
             self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=False)
         return sound
 
     def keep(self, look: Look) -> None:

@@ -69,6 +69,8 @@ class Job:
     """The layer directory that the trait speaks with now."""
     threads: int = 0
     """Processor threads; 0 leaves the choice to torch."""
+    memory_gb: float = 0.0
+    """GiB that the child may use; 0: all that there are."""
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints, beside `out`, that a later attempt goes on from; 0: none."""
 

@@ -16,6 +16,7 @@ from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.job import Answer, Group, Step
 from daemon.training.engine.objectives import Objective, Share, drift, leaning, loss
 from daemon.training.engine.packing.passes import parts, token_losses
+from daemon.training.engine.packing.tree import kinship
 from daemon.training.engine.policy import Look, Plan, still_open
 from daemon.training.engine.report import Reporter
 
@@ -48,7 +49,7 @@ def train(
 ) -> Trained:
     """Train the adapter that is on the base; raises JobFailed when the loss stays no number."""
     rows, anchors = material.rows, material.anchors
-    course = Course(adapted, plan, len(rows), len(anchors))
+    course = Course(adapted, plan, kinship([row.prompt for row in rows]), len(anchors))
     reached = checkpoint.read() if checkpoint else None
     if reached:
         course.resumed(*reached)

@@ -20,15 +20,20 @@ from daemon.training.engine.report import JobFailed, first_line
 NAME = "candidate"
 """PEFT's name for the one adapter that is on; no file says it."""
 
+METHODS = ("lora", "rslora", "qlora")
+
 Weights = dict[str, torch.Tensor]
 
 
 @contextmanager
 def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
     """A new adapter on the base, float32, that changes nothing yet; taken off at the end; raises JobFailed."""
+    if recipe.method not in METHODS:
+        raise JobFailed(f"method {recipe.method!r} is unknown; take lora, rslora or qlora", False)
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
+        use_rslora=recipe.method == "rslora",  # scaled by alpha / √rank (arXiv 2312.03732)
         lora_dropout=0.0,
         target_modules=recipe.target_modules,
         bias="none",

@@ -32,6 +32,12 @@ def tree_attention(model: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = before
 
 
+def attends_to_trees(model: PreTrainedModel) -> bool:
+    """Whether `tree_attention` is on."""
+    name: str = model.get_decoder().config._attn_implementation  # type: ignore[no-untyped-call]
+    return name == _NAME
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,

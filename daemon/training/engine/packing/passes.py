@@ -9,13 +9,14 @@ import torch
 from torch.nn import functional
 
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import TOKENS, chunks, pad_left
+from daemon.training.engine.batches import chunks, pad_left
+from daemon.training.engine.memory import LOGITS
 from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.sight import Sight
 from daemon.training.engine.packing.tree import Unit, cut, plant
 
-LOGITS = 1 << 23
-"""Most logits that exist at once: 32 MiB in float32, and as much again for their gradient."""
+ROUND = 64
+"""Tokens of a pass in half precision come in multiples of this: each new shape costs milliseconds and a megabyte."""
 
 Line = tuple[list[int], list[int]]
 """Tokens of a prompt and of the answer that follows it; neither is empty."""
@@ -62,14 +63,12 @@ def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
     return TokenLosses(losses, leads, places.lines)
 
 
-def parts(
-    base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]], tokens: int = TOKENS
-) -> Iterator[list[Unit]]:
+def parts(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]) -> Iterator[list[Unit]]:
     """Units in groups that are read in one pass each; a unit is what must not be parted."""
     if base.capability.trees:
-        return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], tokens)
+        return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], base.tokens)
     width = len(max((lines(unit) for unit in units), key=len, default=[]))
-    return chunks(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, tokens)
+    return chunks(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, base.tokens)
 
 
 def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:
@@ -156,6 +155,8 @@ class _PerToken(torch.autograd.Function):
 def _tree(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
     """Inputs of one pass over the tree of some token rows, and where in it the tokens of each are."""
     tree = plant(rows)
+    if base.model.dtype.itemsize < 4:
+        tree = tree.padded(ROUND)
     ids, positions = (torch.tensor([each], device=base.device) for each in (tree.tokens, tree.depths))
     return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device)}, tree.paths
 

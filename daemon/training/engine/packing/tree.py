@@ -4,6 +4,7 @@ Tokens lie in preorder, so the subtree of a token is one run of them, and `k` is
 exactly when k <= q < ends[k].
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,9 @@ from typing import TypeVar
 
 Tokens = list[int]
 Unit = TypeVar("Unit")
+
+KIN = 32
+"""Fewest tokens in common that make it worthwhile to read two sequences together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,12 @@ class Tree:
         """The tree's runs of tokens that do not branch, each before those below it."""
         starts = [at for at in range(len(self.tokens)) if not self._continues(at)]
         return [Run(at, after, self.ends[at]) for at, after in pairwise([*starts, len(self.tokens)])]
+
+    def padded(self, step: int) -> "Tree":
+        """The same with meaningless tokens behind it that nobody sees, so that their number is a multiple of `step`."""
+        more = -len(self.tokens) % step
+        end = len(self.tokens) + more
+        return Tree(self.tokens + [0] * more, self.depths + list(range(more)), self.ends + [end] * more, self.paths)
 
     def _continues(self, at: int) -> bool:
         """Whether a token is the only child of the one before it."""
@@ -67,6 +77,14 @@ def plant(sequences: Sequence[Tokens]) -> Tree:
     for left in path:
         ends[left] = len(tokens)
     return Tree(tokens, depths, ends, paths)
+
+
+def kinship(sequences: Sequence[Tokens]) -> list[tuple[int, ...]]:
+    """For each sequence, the names of the long runs that it shares with others, in order."""
+    tree = plant(sequences)
+    long = {run.first for run in tree.runs if run.last - run.first >= KIN}
+    owners = Counter(at for path in tree.paths for at in path if at in long)
+    return [tuple(at for at in path if owners[at] > 1) for path in tree.paths]
 
 
 def shared(one: Tokens, other: Tokens) -> int:

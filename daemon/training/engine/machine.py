@@ -1,0 +1,61 @@
+"""What this machine has to train with; standard library only, so that the daemon can ask it, too."""
+
+from functools import cache
+from pathlib import Path
+
+_HALF = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Features of a processor that multiplies bfloat16 natively, as Linux names them (x86-64 and Arm)."""
+
+
+@cache
+def halves() -> bool:
+    """Whether the processor multiplies bfloat16 natively."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return not _HALF.isdisjoint(features.partition(":")[2].split())
+
+
+def free_memory(limit: float = 0) -> int:
+    """Bytes that this process could use in all, what it uses already included; `limit` in GiB, 0: none.
+
+    The least of what the system has to spare, of what the control group allows, and of the limit.
+    """
+    spare = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")
+    bounds = [spare, *_group_bounds()] if spare else [1 << 62]
+    return min([*bounds, int(limit * 2**30)] if limit else bounds)
+
+
+def accelerated() -> bool:
+    """Whether there is a CUDA device, as its driver says."""
+    return Path("/proc/driver/nvidia/gpus").is_dir()
+
+
+def _kilobytes(file: str, key: str) -> int:
+    """A line "Key: 123 kB" in bytes; 0 where there is none."""
+    try:
+        lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def _group_bounds() -> list[int]:
+    """What the control group of this process, and those above it, may use (cgroup v2)."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::")[2]
+    except OSError:
+        return []
+    root = Path("/sys/fs/cgroup")
+    folder = root / own.lstrip("/")
+    bounds = []
+    for group in (folder, *folder.parents):
+        if not group.is_relative_to(root):
+            break
+        try:
+            bounds.append(int((group / "memory.max").read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue  # "max", or a group that counts no memory
+    return bounds

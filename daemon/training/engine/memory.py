@@ -1,0 +1,174 @@
+"""How much memory a training will need at most, from a model's config and the batch; standard library only.
+
+Counted are the weights, the adapter with its gradients and optimizer state, what a pass keeps for its way back, and
+the logits of one chunk. The numbers per token are those of a gated transformer block read through `lowrank` and
+`attention`; other blocks keep less or about as much.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from daemon.training.engine.weights import shapes_in
+
+FLOOR = 410_000_000
+"""Bytes of a process that has loaded torch, transformers and PEFT, and no model."""
+KERNELS = 64 << 20
+"""Bytes of the machine code that is made for products in half precision, for each shape anew."""
+HEAP, POOL = 1.4, 1.1
+"""What a pass takes of memory for each byte that it needs: of the C library's heap, and of CUDA's caching allocator."""
+BUDGETS = (4096, 2048, 1024, 512)
+"""Tokens that one pass may read, the most welcome first."""
+LOGITS = 1 << 23
+"""Most logits that exist at once: 32 MiB in float32."""
+COPIES = 6
+"""Of the adapter, in float32: weights, gradients, two moments, the best state, and one being made."""
+
+
+class NothingFits(Exception):
+    """No way to train fits into the memory that there is; the message says by how much."""
+
+    def __init__(self, least: int, available: int, longest: int) -> None:
+        super().__init__(least, available, longest)
+        self.longest = longest
+        self._least, self._available = least, available
+
+    def __str__(self) -> str:
+        needed, there = (amount / 2**30 for amount in (self._least, self._available))
+        return f"training needs at least {needed:.1f} GiB of memory and {there:.1f} GiB are there"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a base model's memory depends on."""
+
+    parameters: int
+    linear: int
+    """Of these, how many are weights of linear modules in the layers: what four bits shrink."""
+    edges: int
+    """Sum of inputs and outputs of these modules: an adapter has `rank` parameters for each."""
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    head_width: int
+    vocabulary: int
+    stored: int
+    """Bytes of the files, which are in memory too while they are read."""
+
+    @staticmethod
+    def of(folder: Path) -> "Shape":
+        """Read a model folder's config.json and the beginnings of its weights; raises OSError, ValueError, KeyError."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        shapes = shapes_in(folder)
+        width = _first(config, "hidden_size", "n_embd")
+        heads = _first(config, "num_attention_heads", "n_head")
+        matrices = [shape for name, shape in shapes.items() if len(shape) == 2 and _in_a_layer(name)]
+        return Shape(
+            parameters=sum(math.prod(shape) for shape in shapes.values()),
+            linear=sum(math.prod(shape) for shape in matrices),
+            edges=sum(sum(shape) for shape in matrices),
+            layers=_first(config, "num_hidden_layers", "n_layer"),
+            width=width,
+            inner=config.get("intermediate_size") or config.get("n_inner") or 4 * width,
+            heads=heads,
+            head_width=config.get("head_dim") or width // heads,
+            vocabulary=config["vocab_size"],
+            stored=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What of a batch its memory depends on."""
+
+    tokens: int
+    """Distinct tokens of the largest minibatch."""
+    longest: int
+    """Tokens of the longest example, which cannot be parted."""
+    seen: float
+    """How many tokens a token sees, on average."""
+    answers: int
+    """Tokens with loss in the largest minibatch."""
+    rank: int = 16
+
+
+TYPICAL = Work(2048, 1024, 700, 512)
+"""A minibatch of four corrections under a system prompt of a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a training is done so that it fits."""
+
+    bytes_each: int
+    """Of one weight and one activation."""
+    tokens: int = BUDGETS[0]
+    """Most tokens of one pass."""
+    recompute: bool = False
+    """Whether layers are computed again on the way back instead of being kept (gradient checkpointing)."""
+    four_bits: bool = False
+    accelerated: bool = False
+    """Whether the memory meant is an accelerator's."""
+
+
+def fit(shape: Shape, work: Work, best: Fit, available: int, can_quantise: bool) -> Fit:
+    """The first way of training, from fastest to slowest, that fits; raises NothingFits."""
+    for four_bits in (best.four_bits, True) if can_quantise else (best.four_bits,):
+        for recompute in (False, True):
+            for tokens in BUDGETS:
+                way = replace(best, tokens=tokens, recompute=recompute, four_bits=four_bits)
+                if peak(shape, work, way) <= available:
+                    return way
+    least = peak(shape, work, replace(best, tokens=BUDGETS[-1], recompute=True, four_bits=can_quantise))
+    raise NothingFits(least, available, work.longest)
+
+
+def peak(shape: Shape, work: Work, way: Fit) -> int:
+    """The most bytes that a training takes, be it while it loads, reads or learns."""
+    floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP)
+    staying = weights(shape, way) + COPIES * 4 * work.rank * shape.edges
+    if way.bytes_each < 4 and not way.accelerated:
+        floor += KERNELS
+    loading = 0 if way.accelerated else shape.stored + weights(shape, way)
+    return floor + max(loading, staying + int(factor * max(learning(shape, work, way), reading(shape, way))))
+
+
+def weights(shape: Shape, way: Fit) -> int:
+    """Bytes of the base model: NF4 takes half a byte, and a sixteenth for its scales."""
+    quantised = shape.linear if way.four_bits else 0
+    return (shape.parameters - quantised) * way.bytes_each + quantised * 9 // 16
+
+
+def learning(shape: Shape, work: Work, way: Fit) -> int:
+    """Bytes of a pass with gradients where it is largest: everything is kept, and the way back begins."""
+    tokens, size = max(min(way.tokens, work.tokens), work.longest), way.bytes_each
+    # Norms keep what they are taken of, in float32 at least, and what comes of it.
+    norms = 2 * max(4, size) * shape.width + 2 * size * shape.width
+    attention = 4 * size * shape.heads * shape.head_width + size * shape.heads * work.seen
+    layer = norms + attention + 4 * size * shape.inner
+    kept = layer + size * shape.width * shape.layers if way.recompute else layer * shape.layers
+    logits = min(LOGITS, work.answers * shape.vocabulary) * 4 * 3
+    return int(tokens * (kept + 3 * size * shape.inner)) + logits
+
+
+def reading(shape: Shape, way: Fit) -> int:
+    """Bytes of a pass without gradients: keys and values of all layers for decoding, and the logits of its rows."""
+    cache = 2 * shape.layers * shape.heads * shape.head_width * way.bytes_each
+    return BUDGETS[0] * (cache + 3 * shape.inner * way.bytes_each) + LOGITS * 4
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """The first of some keys that a config has; families name the same thing differently."""
+    for name in names:
+        if name in config:
+            return int(config[name])
+    raise KeyError(names[0])
+
+
+def _in_a_layer(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))

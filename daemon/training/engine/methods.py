@@ -1,0 +1,13 @@
+"""What a way of training needs besides what is always installed; standard library only."""
+
+from importlib.util import find_spec
+
+
+def lacks_for(method: str) -> str:
+    """Why this installation cannot train by a method, as a sentence; empty when it can."""
+    if method == "qlora" and find_spec("bitsandbytes") is None:
+        return (
+            'method = "qlora" needs bitsandbytes, which is not installed;'
+            " run `pip install 'persona-daemon[qlora]'`, or set method = \"lora\""
+        )
+    return ""

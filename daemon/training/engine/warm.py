@@ -1,0 +1,90 @@
+"""What a child keeps between jobs: one base model, in the form it was loaded in, and the anchors it has made up."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from daemon.training.engine.anchors import Anchor, make_anchors
+from daemon.training.engine.base import Base, device, load_base, locate_base, precision
+from daemon.training.engine.fitting import needs_four_bits
+from daemon.training.engine.job import Loaded
+from daemon.training.engine.memory import NothingFits
+from daemon.training.engine.methods import lacks_for
+from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.policy import anchor_count
+from daemon.training.engine.report import JobFailed, Reporter, first_line
+from daemon.training.engine.weights import parameters_in
+
+
+@dataclass(slots=True)
+class Warm:
+    """The base model of the last job."""
+
+    _base: Base | None = None
+    _anchors: list[Anchor] | None = None
+    stamp: tuple[object, ...] = ()
+    """What tells one state and form of a base from another."""
+
+    def base(self, report: Reporter, reference: str, method: str, memory_gb: float) -> Base:
+        """The base model, loaded anew when it is another one, in another form, or its files have changed."""
+        stamp = (method == "qlora", memory_gb, *_stamp(reference))
+        began = time.monotonic()
+        if self._base is None or stamp != self.stamp:
+            self.drop()
+            with report.beating(f"loading {reference}"):
+                self._base = asked(_load(reference, method, memory_gb))
+            self.stamp = stamp
+            seconds = time.monotonic() - began
+        else:
+            seconds = 0.0
+        base = self._base
+        report.emit(Loaded(str(base.folder), base.parameters, str(base.device), seconds, base.capability.why))
+        return base
+
+    def anchors(self, report: Reporter, base: Base) -> list[Anchor]:
+        """The base's own questions and answers, made up once."""
+        if self._anchors is None:
+            count = anchor_count(base.parameters, base.device.type)
+            self._anchors = make_anchors(base, count, lambda: report.alive("making up anchors"))
+        return self._anchors
+
+    def drop(self) -> None:
+        """Let go of the base model."""
+        self._base, self._anchors, self.stamp = None, None, ()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _load(reference: str, method: str, memory_gb: float) -> Base:
+    """A base in the form that a method asks for, or that fits."""
+    why = lacks_for("qlora")
+    if method == "qlora" and why:
+        raise JobFailed(why, True, True)
+    try:
+        folder = locate_base(reference)
+        here = device()
+        dtype = precision(here, parameters_in(folder))
+        four_bits = method == "qlora" or needs_four_bits(folder, dtype, here, memory_gb, can=not why)
+        return replace(load_base(str(folder), dtype, four_bits), folder=folder)
+    except NothingFits as error:
+        raise JobFailed(f"base model {reference} is too large: {error}; take a smaller one", True, True) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise JobFailed(
+            f"base model {reference} cannot be loaded: {first_line(error)}; base_model must name a folder with"
+            " config.json, tokenizer and safetensors weights, or a model id of the hub that this machine can reach",
+            # A network or a disk may be back in a while, and somebody may put another model there.
+            True,
+            True,
+        ) from error
+
+
+def _stamp(reference: str) -> tuple[object, ...]:
+    """What tells one state of a base model's files from another: names, sizes and times."""
+    folder = Path(reference)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return (reference, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()))

@@ -1,0 +1,103 @@
+"""Training over a base in four bits: the same arithmetic over coarser weights, and a layer like any other.
+
+scripts/test runs this with bitsandbytes, which .venv has beside the rest; elsewhere most of it is skipped.
+"""
+
+import io
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from daemon.training.engine import lora
+from daemon.training.engine.base import load_base
+from daemon.training.engine.job import Loaded, Recipe, parse_event
+from daemon.training.engine.report import JobFailed, Reporter
+from daemon.training.engine.worker import Worker
+from tests.integration.training_support import UPSTREAM, job, tiny_base
+
+pytestmark = pytest.mark.filterwarnings(UPSTREAM)
+four_bits = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    """What the worker says."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def worker(said: io.StringIO) -> Worker:
+    return Worker(Reporter(said))
+
+
+def test_without_bitsandbytes_a_job_says_how_to_get_it(
+    worker: Worker, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(JobFailed) as failure:
+        worker.do(job(base, tmp_path / "out", recipe={"method": "qlora"}))
+    assert "run `pip install 'persona-daemon[qlora]'`" in failure.value.reason
+    assert failure.value.retry and failure.value.blameless
+    assert worker.base(str(base)).parameters > 0
+
+
+@four_bits
+def test_a_layer_learnt_over_four_bits_is_a_plain_one(worker: Worker, base: Path, tmp_path: Path) -> None:
+    small, plain = tmp_path / "small", tmp_path / "plain"
+    finished = worker.do(job(base, small, recipe={"method": "qlora"}))
+    assert finished.metrics["accuracy"] == 1.0
+    worker.do(job(base, plain, recipe={"max_steps": 1}))
+    assert sorted(path.name for path in small.iterdir()) == sorted(path.name for path in plain.iterdir())
+    assert (small / "adapter_config.json").read_bytes() == (plain / "adapter_config.json").read_bytes()
+    again = worker.do(job(base, tmp_path / "again", incumbent=str(small)))
+    assert not again.trained and all(probe.incumbent.right for probe in again.probes), "it speaks over all bits"
+
+
+@four_bits
+def test_each_form_of_a_base_is_loaded_anew(worker: Worker, said: io.StringIO, base: Path) -> None:
+    forms = [worker.base(str(base), method) for method in ("lora", "qlora", "qlora", "lora")]
+    events = [parse_event(line) for line in said.getvalue().splitlines()]
+    loaded = [event for event in events if isinstance(event, Loaded)]
+    assert [event.seconds > 0 for event in loaded] == [True, True, False, True]
+    assert len({event.parameters for event in loaded}) == 1
+    packed = [any(weight.dtype == torch.uint8 for weight in form.model.parameters()) for form in forms]
+    assert packed == [False, True, True, False]
+    assert all(form.capability.trees and form.capability.head for form in forms)
+
+
+@four_bits
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_gradients_over_four_bits_are_those_over_the_weights_they_stand_for(family: str, tmp_path: Path) -> None:
+    """Also after the model was read without gradients: then bitsandbytes likes to choose a kernel that has none."""
+    folder = str(tiny_base(tmp_path / "base", family))
+    small, full = load_base(folder, torch.float32, four_bits=True), load_base(folder, torch.float32)
+    modules = dict(small.model.named_modules())
+    replaced = 0
+    for name, module in full.model.named_modules():
+        if isinstance(module, torch.nn.Linear) and (packed := modules[name].weight).dtype == torch.uint8:
+            module.weight.data = sys.modules["bitsandbytes"].functional.dequantize_4bit(packed.data, packed.quant_state)
+            replaced += 1
+    assert replaced == 14
+    ids, gradients = torch.tensor([[5, 6, 7, 8, 9]]), list[dict[str, torch.Tensor | None]]()
+    for one in (small, full):
+        with lora.fresh(one, Recipe(rank=4, alpha=8)) as adapted:
+            torch.manual_seed(1)
+            for weight in lora.parameters(adapted):
+                torch.nn.init.normal_(weight, std=0.1)
+            with torch.no_grad():
+                one.model(input_ids=ids)
+            one.model(input_ids=ids).logits.logsumexp(-1).sum().backward()
+            named = adapted.named_parameters()
+            gradients.append({name: weight.grad for name, weight in named if weight.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 28
+    for name, gradient in gradients[1].items():
+        assert gradient is not None and gradient.abs().max() > 0, name
+        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-3, atol=1e-4, msg=name)
