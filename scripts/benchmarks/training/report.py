@@ -59,7 +59,7 @@ class Report:
         lines = [["measured", f"{first} to {last}"]]
         lines += [["machine", f"{machine.device}, {machine.cores} cores, {_bf16(machine)}"]]
         lines += [["engine", _versions(self.engine)], ["TRL", _versions(self.trl)]]
-        waiting = f"OMP_WAIT_POLICY={ENVIRONMENT['OMP_WAIT_POLICY']}"
+        waiting = f"GOMP_SPINCOUNT={ENVIRONMENT['GOMP_SPINCOUNT']}"
         lines += [["both", f"{machine.threads} threads, {waiting}"], ["", _training()]]
         side = settings.MATRIX["cuda" if machine.cuda else "cpu"]
         for dtype, rate in matrix_rates(self.found).items():

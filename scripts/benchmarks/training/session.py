@@ -21,7 +21,7 @@ from scripts.benchmarks.training.workloads import workload
 
 ENVIRONMENT = {
     # Threads that wait by spinning slow each other where cores are shared; both sides wait in the same way.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "2000",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "TQDM_DISABLE": "1",

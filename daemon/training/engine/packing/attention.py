@@ -97,40 +97,43 @@ class _Attention(torch.autograd.Function):
                 own = _own(seen, rows, first, last) @ value[:, first:last]
                 answers[:, first:last] = answers[:, first:last] + own if rows.width else own
             kept.append(seen)
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value, output, *kept)
         ctx.groups, ctx.scale = groups, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of query, key and value."""
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, output, *kept = ctx.saved_tensors
         given = gradients[0].transpose(0, 1)
+        # What softmax takes off each row (FlashAttention, arXiv 2205.14135 §B.2).
+        weighed = torch.linalg.vecdot(gradients[0], output).T.unsqueeze(-1)
         # In memory (tokens, heads, width), as the layers below want them.
         queries, keys, values = (torch.zeros_like(each.transpose(0, 1)).transpose(0, 1) for each in (query, key, value))
         for rows, seen in zip(ctx.groups, kept, strict=True):
-            change = torch.zeros_like(seen)
+            change = torch.empty_like(seen)
             if rows.width:
                 torch.bmm(given[:, rows.here], value[:, rows.above].transpose(1, 2), out=change[:, :, : rows.width])
+            change[:, :, rows.width :].zero_()
             for first, last in rows.blocks:
                 _own(change, rows, first, last).copy_(given[:, first:last] @ value[:, first:last].transpose(1, 2))
-            change.sub_(torch.linalg.vecdot(change, seen).unsqueeze(-1)).mul_(seen)
+            change.sub_(weighed[:, rows.here]).mul_(seen)
             if rows.width:
                 above, probable = change[:, :, : rows.width], seen[:, :, : rows.width]
                 queries[:, rows.here] += above @ key[:, rows.above]
-                _add(keys, rows.above, above.transpose(1, 2) @ query[:, rows.here])
-                _add(values, rows.above, probable.transpose(1, 2) @ given[:, rows.here])
+                _add(keys, rows.above, _across(above, query[:, rows.here]))
+                _add(values, rows.above, _across(probable, given[:, rows.here]))
             for first, last in rows.blocks:
                 here, own = slice(first, last), _own(change, rows, first, last)
                 queries[:, here] += own @ key[:, here]
-                keys[:, here] += own.transpose(1, 2) @ query[:, here]
-                values[:, here] += _own(seen, rows, first, last).transpose(1, 2) @ given[:, here]
+                keys[:, here] += _across(own, query[:, here])
+                values[:, here] += _across(_own(seen, rows, first, last), given[:, here])
         return queries.mul_(ctx.scale), keys.mul_(ctx.scale), values, None, None
 
 
 def _probabilities(query: torch.Tensor, key: torch.Tensor, rows: Rows) -> torch.Tensor:
     """(heads, rows, columns): first the tokens above, then those of the row's own block."""
-    scores = query.new_zeros(query.shape[0], rows.last - rows.first, rows.columns)
+    scores = query.new_empty(query.shape[0], rows.last - rows.first, rows.columns)
     if rows.width:
         torch.bmm(query[:, rows.here], key[:, rows.above].transpose(1, 2), out=scores[:, :, : rows.width])
     for first, last in rows.blocks:
@@ -142,6 +145,11 @@ def _probabilities(query: torch.Tensor, key: torch.Tensor, rows: Rows) -> torch.
 def _own(scores: torch.Tensor, rows: Rows, first: int, last: int) -> torch.Tensor:
     """The part of the scores that one block has with itself."""
     return scores[:, first - rows.first : last - rows.first, rows.width : rows.width + last - first]
+
+
+def _across(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """scoresᵀ rows, without turning the scores round in memory: they are much the larger."""
+    return (rows.transpose(1, 2) @ scores).transpose(1, 2)
 
 
 def _add(total: torch.Tensor, at: slice | torch.Tensor, more: torch.Tensor) -> None:

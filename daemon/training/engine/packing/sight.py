@@ -10,6 +10,8 @@ from daemon.training.engine.packing.tree import Tree
 
 BLOCK = 128
 """Most tokens of a block: what lies in it is multiplied pair by pair, and then masked."""
+ROWS = 256
+"""Most rows of a group: their scores then stay in a processor's cache."""
 CALL = 1024
 """Pairs that are multiplied in the time that one more call takes."""
 
@@ -69,7 +71,8 @@ class Sight:
     def _grouped(self, window: int | None) -> Iterator[Rows]:
         together: list[_Block] = []
         for block in sorted(_blocks(self.tree), key=lambda block: block.first):
-            if together and (block.path != together[0].path or block.first != together[-1].last):
+            wide = bool(together) and block.last - together[0].first > ROWS
+            if together and (wide or block.path != together[0].path or block.first != together[-1].last):
                 yield self._together(together, window)
                 together = []
             together.append(block)
