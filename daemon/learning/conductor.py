@@ -175,6 +175,8 @@ class Conductor:
                 match event:
                     case Loaded():
                         log.info("run.loaded", parameters=event.parameters, device=event.device, seconds=event.seconds)
+                        if event.fallback:
+                            log.warning("run.fallback", reads="padded batches instead of trees", reason=event.fallback)
                         # Now, and not at the end: the folder may hold another model by then.
                         fingerprint = await asyncio.to_thread(base_fingerprint, Path(event.folder))
                     case Step():
@@ -182,7 +184,10 @@ class Conductor:
                         if time.monotonic() - last_logged >= _LOG_EVERY_S:
                             last_logged = time.monotonic()
                             numbers = {"step": event.step, "steps": event.steps, "loss": round(event.loss, 4)}
-                            log.info("run.training", **numbers, eta_s=round(event.eta_s, 1), learnt=event.learnt)
+                            speed = {"tokens_s": round(event.tokens_s), "memory_gb": round(event.memory_gb, 2)}
+                            log.info(
+                                "run.training", **numbers, eta_s=round(event.eta_s, 1), learnt=event.learnt, **speed
+                            )
                     case Finished():
                         return event, fingerprint
                     case _:
