@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from daemon.training.engine.chat import ChatFormat
 from daemon.training.engine.machine import halves
+from daemon.training.engine.memory import TOKENS
 from daemon.training.engine.weights import parameters_in
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
@@ -42,7 +43,7 @@ class Base:
     folder: Path
     device: torch.device
     capability: Capability = Capability()
-    tokens: int = 4096
+    tokens: int = TOKENS
     """Most tokens, padding included, that go through the model at once."""
 
     @property

@@ -10,9 +10,7 @@ from jinja2 import TemplateError
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Example, Message
-
-TOKENS = 4096
-"""Most tokens, padding included, that go through the model at once."""
+from daemon.training.engine.memory import TOKENS
 
 Item = TypeVar("Item")
 Kin = tuple[int, ...]

@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+_TENSORS, _FACTS = "state.safetensors", "state.json"
+
 Tensors = dict[str, torch.Tensor]
 Facts = dict[str, Any]
 """What is no tensor, as JSON takes it."""
@@ -58,6 +60,3 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-_TENSORS, _FACTS = "state.safetensors", "state.json"

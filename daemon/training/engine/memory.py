@@ -20,7 +20,9 @@ KERNELS = 64 << 20
 """Bytes of the machine code that is made for products in half precision, for each shape anew."""
 HEAP, POOL = 1.4, 1.1
 """What a pass takes of memory for each byte that it needs: of the C library's heap, and of CUDA's caching allocator."""
-BUDGETS = (4096, 2048, 1024, 512)
+TOKENS = 4096
+"""Most tokens, padding included, that go through a model at once where memory allows."""
+BUDGETS = (TOKENS, 2048, 1024, 512)
 """Tokens that one pass may read, the most welcome first."""
 LOGITS = 1 << 23
 """Most logits that exist at once: 32 MiB in float32."""
@@ -107,7 +109,7 @@ class Fit:
 
     bytes_each: int
     """Of one weight and one activation."""
-    tokens: int = BUDGETS[0]
+    tokens: int = TOKENS
     """Most tokens of one pass."""
     recompute: bool = False
     """Whether layers are computed again on the way back instead of being kept (gradient checkpointing)."""
@@ -159,7 +161,7 @@ def learning(shape: Shape, work: Work, way: Fit) -> int:
 def reading(shape: Shape, way: Fit) -> int:
     """Bytes of a pass without gradients: keys and values of all layers for decoding, and the logits of its rows."""
     cache = 2 * shape.layers * shape.heads * shape.head_width * way.bytes_each
-    return BUDGETS[0] * (cache + 3 * shape.inner * way.bytes_each) + LOGITS * 4
+    return TOKENS * (cache + 3 * shape.inner * way.bytes_each) + LOGITS * 4
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
-from daemon.training.engine.packing.passes import Line, TokenLosses, answer_states, logits, per_token
+from daemon.training.engine.packing.passes import Line, TokenLosses, answer_states, chunk, logits, per_token
 
 KEPT = 32
 """How many of the likeliest next tokens a reference keeps per position; the rest counts as one outcome."""
@@ -104,12 +104,13 @@ class Reference:
 def references(base: Base, lines: Sequence[Line]) -> list[Reference]:
     """What the model, as it is now, finds likely along some lines."""
     states, _ = answer_states(base, lines)
-    best = logits(base, states).log_softmax(-1).topk(KEPT, dim=-1)
+    pieces = torch.split(states, chunk(base))
+    best = [logits(base, piece).log_softmax(-1).topk(KEPT, dim=-1) for piece in pieces]
+    values, indices = torch.cat([each.values for each in best]), torch.cat([each.indices for each in best])
     ends = torch.tensor([len(answer) for _, answer in lines]).cumsum(0).tolist()
     parts = [slice(end - len(answer), end) for (_, answer), end in zip(lines, ends, strict=True)]
     return [
-        Reference(line, best.values[part].clone(), best.indices[part].clone())
-        for line, part in zip(lines, parts, strict=True)
+        Reference(line, values[part].clone(), indices[part].clone()) for line, part in zip(lines, parts, strict=True)
     ]
 
 

@@ -15,9 +15,7 @@ from scripts.benchmarks.training import plan
 from scripts.benchmarks.training.bank import Bank, Kept
 from scripts.benchmarks.training.models import folder_name
 from scripts.benchmarks.training.plan import Cell, Effort
-from scripts.benchmarks.training.recipes import can
 from scripts.benchmarks.training.settings import Measured, Task, counted
-from scripts.benchmarks.training.workloads import workload
 
 ENVIRONMENT = {
     # Threads that wait by spinning slow each other where cores are shared; both sides wait in the same way.
@@ -73,7 +71,7 @@ class Session:
         their_task = plan.their_training(cell, self._threads, variant, self._effort)
         our_task = plan.our_training(cell, self._threads, self._effort)
         their_times = self._effort.theirs(cell)
-        our_times = self._effort.ours(cell) if can(workload(cell.workload).objective) else 0
+        our_times = self._effort.ours(cell)
         theirs, ours, rates = list[Kept](), list[Kept](), list[Kept]()
         for repeat in range(max(their_times, our_times)):
             if repeat < their_times:

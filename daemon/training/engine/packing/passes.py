@@ -98,6 +98,11 @@ def per_token(base: Base, states: torch.Tensor, criterion: Criterion) -> tuple[t
     return first, second
 
 
+def chunk(base: Base) -> int:
+    """Of how many tokens the logits may exist at once."""
+    return max(1, LOGITS // base.vocabulary)
+
+
 def head(base: Base) -> torch.nn.Module:
     """The module that turns states into logits."""
     found: torch.nn.Module = base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -128,7 +133,7 @@ class _PerToken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, base: Base, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor]:
         """Both values of every token."""
-        size = max(1, LOGITS // base.vocabulary)
+        size = chunk(base)
         wanted = ctx.needs_input_grad[0]
         firsts, seconds = list[torch.Tensor](), list[torch.Tensor]()
         gradients = list[torch.Tensor]()
