@@ -21,6 +21,7 @@ from torch.nn import functional
 from daemon.training.engine import lora, objectives
 from daemon.training.engine.base import Base, Capability, load_base
 from daemon.training.engine.batches import Encoded
+from daemon.training.engine.fitting import recomputing
 from daemon.training.engine.job import Example, Group, Recipe
 from daemon.training.engine.objectives import Objective, Share, drift, leaning, loss, references
 from daemon.training.engine.packing import passes, sight
@@ -179,9 +180,10 @@ def by_the_papers(
 
 @contextmanager
 def small_pieces() -> Iterator[None]:
-    """Blocks and chunks that small examples are cut into, too."""
+    """Tiles and chunks that small examples are cut into, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sight, "BLOCK", 16)
+        patch.setattr(sight, "STEP", 8)
+        patch.setattr(sight, "TILE", 0)
         patch.setattr(passes, "LOGITS", 320 * 5)
         yield
 
@@ -210,6 +212,15 @@ def test_losses_and_gradients_are_those_of_padded_batches(
     with small_pieces():
         found = ours(sides, rows, Objective(preference, 0.3), leanings, budget)
     sides.agree(found, by_the_papers(sides, rows, preference, 0.3, leanings))
+
+
+@EXAMPLES
+@given(rows=batches(), trees=st.booleans())
+def test_layers_computed_twice_to_save_memory_change_nothing(sides: Sides, rows: list[Encoded], trees: bool) -> None:
+    same = replace(sides, base=replace(sides.base, capability=Capability(trees=trees, head=True)))
+    with small_pieces(), recomputing(sides.base.model):
+        found = ours(same, rows, Objective(), {}, 40)
+        same.agree(found, by_the_papers(sides, rows, "", 0, {}))
 
 
 @EXAMPLES

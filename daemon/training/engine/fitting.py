@@ -17,6 +17,7 @@ from daemon.training.engine.machine import free_memory
 from daemon.training.engine.memory import TYPICAL, Fit, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
 from daemon.training.engine.packing.attention import attends_to_trees, tree_attention
+from daemon.training.engine.packing.narrow import narrowed_as_now
 from daemon.training.engine.packing.tree import kinship, plant
 from daemon.training.engine.policy import Plan
 
@@ -72,7 +73,7 @@ def work(rows: Sequence[Encoded], plan: Plan, rank: int) -> Work:
 def recomputing(model: PreTrainedModel) -> Iterator[None]:
     """Have the layers computed again on the way back; nothing else of a model is put into training."""
     options = {"use_reentrant": False, "context_fn": partial(_alike, model)}
-    model.gradient_checkpointing_enable(options)  # type: ignore[no-untyped-call]
+    model.activation_checkpointing_enable(options)
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
         # Its own flag alone: dropout inside stays as it is.
@@ -80,14 +81,21 @@ def recomputing(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+        model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
         for layer in layers:
             layer.training = False
 
 
 def _alike(model: PreTrainedModel) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What surrounds a layer's first computation and its second, which takes place long after the pass: the same."""
-    return nullcontext(), tree_attention(model) if attends_to_trees(model) else nullcontext()
+    trees = tree_attention(model) if attends_to_trees(model) else nullcontext()
+    return nullcontext(), _both(trees, narrowed_as_now(model))
+
+
+@contextmanager
+def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
+    with one, other:
+        yield
 
 
 def _length(objective: Objective, row: Encoded) -> int:

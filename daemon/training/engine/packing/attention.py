@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from daemon.training.engine.packing.sight import Rows, Sight
+from daemon.training.engine.packing.sight import Sight, Tile
 
 _NAME = "persona_tree"
 
@@ -57,9 +57,7 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cap is not None or query.device.type != "cpu":
         return _masked(query, key, value, sight.mask(window), scale, cap).transpose(1, 2), None
-    groups = query.shape[1] // key.shape[1]
-    key, value = (each[0].repeat_interleave(groups, 0) if groups > 1 else each[0] for each in (key, value))
-    output: torch.Tensor = _Attention.apply(query[0], key, value, sight.rows(window), scale)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = _Attention.apply(query[0], key[0], value[0], sight.tiles(window), scale)  # type: ignore[no-untyped-call]
     return output[None], None
 
 
@@ -77,79 +75,55 @@ def _masked(
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention, group of rows by group of rows; the probabilities are kept for the way back."""
+    """Softmax attention, tile by tile; the probabilities are kept for the way back."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, groups: list[Rows], scale: float
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: list[Tile], scale: float
     ) -> torch.Tensor:
-        """All are (heads, tokens, width), but the output is (tokens, heads, width)."""
+        """All are (heads, tokens, width), but the output is (tokens, heads, width); several heads may share a key."""
         heads, tokens, _ = query.shape
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         output = value.new_empty(tokens, heads, value.shape[-1])
         answers = output.transpose(0, 1)
         sharp, keys = exact(query) * scale, exact(key)
         kept = []
-        for rows in groups:
-            seen = _probabilities(sharp, keys, rows).to(value.dtype)
-            if rows.width:
-                answers[:, rows.here] = seen[:, :, : rows.width] @ value[:, rows.above]
-            for first, last in rows.blocks:
-                own = _own(seen, rows, first, last) @ value[:, first:last]
-                answers[:, first:last] = answers[:, first:last] + own if rows.width else own
+        for tile in tiles:
+            scores = _rows(sharp, tile, key) @ _of(keys, tile.keys).transpose(1, 2)
+            scores.view(heads, tile.rows, -1)[:, :, tile.open :].masked_fill_(tile.hidden, -math.inf)
+            seen = torch.softmax(scores, -1, out=scores).to(value.dtype)
+            answers[:, tile.here] = (seen @ _of(value, tile.keys)).view(heads, tile.rows, -1)
             kept.append(seen)
         ctx.save_for_backward(query, key, value, output, *kept)
-        ctx.groups, ctx.scale = groups, scale
+        ctx.tiles, ctx.scale = tiles, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of query, key and value."""
         query, key, value, output, *kept = ctx.saved_tensors
-        given = gradients[0].transpose(0, 1)
+        given = gradients[0].transpose(0, 1).contiguous()
         # What softmax takes off each row (FlashAttention, arXiv 2205.14135 §B.2).
         weighed = torch.linalg.vecdot(gradients[0], output).T.unsqueeze(-1)
         # In memory (tokens, heads, width), as the layers below want them.
         queries, keys, values = (torch.zeros_like(each.transpose(0, 1)).transpose(0, 1) for each in (query, key, value))
-        for rows, seen in zip(ctx.groups, kept, strict=True):
-            change = torch.empty_like(seen)
-            if rows.width:
-                torch.bmm(given[:, rows.here], value[:, rows.above].transpose(1, 2), out=change[:, :, : rows.width])
-            change[:, :, rows.width :].zero_()
-            for first, last in rows.blocks:
-                _own(change, rows, first, last).copy_(given[:, first:last] @ value[:, first:last].transpose(1, 2))
-            change.sub_(weighed[:, rows.here]).mul_(seen)
-            if rows.width:
-                above, probable = change[:, :, : rows.width], seen[:, :, : rows.width]
-                queries[:, rows.here] += above @ key[:, rows.above]
-                _add(keys, rows.above, _across(above, query[:, rows.here]))
-                _add(values, rows.above, _across(probable, given[:, rows.here]))
-            for first, last in rows.blocks:
-                here, own = slice(first, last), _own(change, rows, first, last)
-                queries[:, here] += own @ key[:, here]
-                keys[:, here] += _across(own, query[:, here])
-                values[:, here] += _across(_own(seen, rows, first, last), given[:, here])
+        for tile, seen in zip(ctx.tiles, kept, strict=True):
+            ours, wanted = _rows(query, tile, key), _rows(given, tile, key)
+            change = wanted @ _of(value, tile.keys).transpose(1, 2)
+            change.sub_(_rows(weighed, tile, key)).mul_(seen)
+            queries[:, tile.here] = (change @ _of(key, tile.keys)).view(len(query), tile.rows, -1)
+            _add(keys, tile.keys, change.transpose(1, 2) @ ours)
+            _add(values, tile.keys, seen.transpose(1, 2) @ wanted)
         return queries.mul_(ctx.scale), keys.mul_(ctx.scale), values, None, None
 
 
-def _probabilities(query: torch.Tensor, key: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """(heads, rows, columns): first the tokens above, then those of the row's own block."""
-    scores = query.new_empty(query.shape[0], rows.last - rows.first, rows.columns)
-    if rows.width:
-        torch.bmm(query[:, rows.here], key[:, rows.above].transpose(1, 2), out=scores[:, :, : rows.width])
-    for first, last in rows.blocks:
-        _own(scores, rows, first, last).copy_(query[:, first:last] @ key[:, first:last].transpose(1, 2))
-    scores[:, :, -rows.hidden.shape[1] :].masked_fill_(rows.hidden, -math.inf)
-    return torch.softmax(scores, -1, out=scores)
+def _rows(values: torch.Tensor, tile: Tile, key: torch.Tensor) -> torch.Tensor:
+    """A tile's rows of (heads, tokens, width), those of all heads that share a key head behind each other."""
+    return values[:, tile.here].reshape(len(key), -1, values.shape[-1])
 
 
-def _own(scores: torch.Tensor, rows: Rows, first: int, last: int) -> torch.Tensor:
-    """The part of the scores that one block has with itself."""
-    return scores[:, first - rows.first : last - rows.first, rows.width : rows.width + last - first]
-
-
-def _across(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """scoresᵀ rows, without turning the scores round in memory: they are much the larger."""
-    return (rows.transpose(1, 2) @ scores).transpose(1, 2)
+def _of(values: torch.Tensor, at: slice | torch.Tensor) -> torch.Tensor:
+    return values[:, at] if isinstance(at, slice) else values.index_select(1, at)
 
 
 def _add(total: torch.Tensor, at: slice | torch.Tensor, more: torch.Tensor) -> None:

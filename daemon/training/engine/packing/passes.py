@@ -12,6 +12,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import chunks, pad_left
 from daemon.training.engine.memory import LOGITS
 from daemon.training.engine.packing.attention import exact, tree_attention
+from daemon.training.engine.packing.narrow import narrowed
 from daemon.training.engine.packing.sight import Sight
 from daemon.training.engine.packing.tree import Unit, cut, plant
 
@@ -81,7 +82,7 @@ def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Plac
     answers = [token for _, answer in lines for token in answer]
     owners = [line for line, (_, answer) in enumerate(lines) for _ in answer]
     places = Places(*(torch.tensor(each, device=base.device) for each in (at, answers, owners)))
-    with tree_attention(model) if base.capability.trees else nullcontext():
+    with tree_attention(model) if base.capability.trees else nullcontext(), narrowed(model, places.at):
         if base.capability.head:
             decoder = model.get_decoder()  # type: ignore[no-untyped-call]
             output = decoder(**inputs, use_cache=False).last_hidden_state

@@ -1,46 +1,38 @@
-"""Who sees whom in a token tree, cut so that attention multiplies hardly a pair that is hidden."""
+"""Who sees whom in a token tree, cut into tiles so that attention multiplies few pairs that are hidden."""
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 
 from daemon.training.engine.packing.tree import Tree
 
-BLOCK = 128
-"""Most tokens of a block: what lies in it is multiplied pair by pair, and then masked."""
-ROWS = 256
-"""Most rows of a group: their scores then stay in a processor's cache."""
-CALL = 1024
-"""Pairs that are multiplied in the time that one more call takes."""
-
-Span = tuple[int, int]
-"""Tokens from the first up to the second."""
+ROWS = 128
+"""Most rows of a tile: their scores then stay in a processor's cache."""
+STEP = 64
+"""Long runs are cut into pieces of about so many tokens, at whose bounds a tile may begin."""
+TILE = 8192
+"""Pairs of one head that are multiplied in the time that one more tile takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Consecutive tokens with the same tokens above them; of each other they see those in their own block."""
+class Tile:
+    """Consecutive tokens, and the keys that any of them sees: the path above the first, and they themselves.
 
-    first: int
-    last: int
-    above: slice | torch.Tensor
-    width: int
-    """How many tokens are above."""
-    blocks: list[Span]
+    In preorder whatever of a token's ancestors comes before the tile is an ancestor of the tile's first token.
+    """
+
+    here: slice
+    keys: slice | torch.Tensor
+    open: int
+    """How many keys, from the first on, all of the rows see."""
     hidden: torch.Tensor
-    """(rows, columns), true where a row does not see one of the last columns of (above, own block)."""
+    """(rows, keys after these), true where a row does not see a key."""
 
     @property
-    def here(self) -> slice:
-        """The rows themselves."""
-        return slice(self.first, self.last)
-
-    @property
-    def columns(self) -> int:
-        """How many scores a row has: one for each token above, and as many as the longest block is long."""
-        return self.width + max(last - first for first, last in self.blocks)
+    def rows(self) -> int:
+        """How many tokens these are."""
+        return int(self.here.stop - self.here.start)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,56 +41,41 @@ class Sight:
 
     tree: Tree
     device: torch.device
-    _rows: dict[int | None, list[Rows]] = field(default_factory=dict)
+    _tiles: dict[int | None, list[Tile]] = field(default_factory=dict)
     _ends: torch.Tensor = field(init=False)
     _depths: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self._ends, self._depths = torch.tensor(self.tree.ends), torch.tensor(self.tree.depths)
 
-    def rows(self, window: int | None) -> list[Rows]:
+    def tiles(self, window: int | None) -> list[Tile]:
         """All tokens; `window` is how many positions of its path a token sees, itself included."""
         if window is not None and window > max(self.tree.depths):
             window = None
-        if window not in self._rows:
-            self._rows[window] = list(self._grouped(window))
-        return self._rows[window]
+        if window not in self._tiles:
+            bounds = _bounds(self.tree, window)
+            self._tiles[window] = [self._tile(first, last, window) for first, last in bounds]
+        return self._tiles[window]
 
     def mask(self, window: int | None) -> torch.Tensor:
         """(tokens, tokens), true where the row's token sees the column's."""
         return self._seen(0, len(self.tree.tokens), torch.arange(len(self.tree.tokens)), window).to(self.device)
 
-    def _grouped(self, window: int | None) -> Iterator[Rows]:
-        together: list[_Block] = []
-        for block in sorted(_blocks(self.tree), key=lambda block: block.first):
-            wide = bool(together) and block.last - together[0].first > ROWS
-            if together and (wide or block.path != together[0].path or block.first != together[-1].last):
-                yield self._together(together, window)
-                together = []
-            together.append(block)
-        yield self._together(together, window)
-
-    def _together(self, blocks: list["_Block"], window: int | None) -> Rows:
-        first, last = blocks[0].first, blocks[-1].last
-        nearest = 0 if window is None else max(0, self.tree.depths[first] - window + 1)
-        above = torch.cat([torch.arange(*span) for span in blocks[0].path] or [torch.arange(0)])[nearest:]
-        own = max(block.last - block.first for block in blocks)
-        hidden = torch.ones(last - first, own, dtype=torch.bool)
-        for block in blocks:
-            inside = torch.arange(block.first, block.last)
-            seen = self._seen(block.first, block.last, inside, window)
-            hidden[block.first - first : block.last - first, : len(inside)] = ~seen
+    def _tile(self, first: int, last: int, window: int | None) -> Tile:
+        above = (self._ends[:first] > first).nonzero().flatten()
         if window is not None:
-            hidden = torch.cat([~self._seen(first, last, above, window), hidden], dim=1)
-        spans = [(block.first, block.last) for block in blocks]
-        return Rows(first, last, self._compact(above), len(above), spans, hidden.to(self.device))
+            # The row that is nearest to the root sees what is farthest up.
+            above = above[max(0, min(self.tree.depths[first:last]) - window + 1) :]
+        keys = torch.cat([above, torch.arange(first, last)])
+        hidden = ~self._seen(first, last, keys, window)
+        closed = hidden.any(0).nonzero().flatten()
+        unmasked = int(closed[0]) if len(closed) else len(keys)
+        return Tile(slice(first, last), self._compact(keys), unmasked, hidden[:, unmasked:].to(self.device))
 
-    def _compact(self, above: torch.Tensor) -> slice | torch.Tensor:
+    def _compact(self, keys: torch.Tensor) -> slice | torch.Tensor:
         """A slice where the tokens lie in one piece, so that nobody has to gather them."""
-        if not len(above):
-            return slice(0, 0)
-        first, last = int(above[0]), int(above[-1]) + 1
-        return slice(first, last) if last - first == len(above) else above.to(self.device)
+        first, last = int(keys[0]), int(keys[-1]) + 1
+        return slice(first, last) if last - first == len(keys) else keys.to(self.device)
 
     def _seen(self, first: int, last: int, keys: torch.Tensor, window: int | None) -> torch.Tensor:
         """(last - first, keys): k is an ancestor of q, or q itself, if k <= q < ends[k]."""
@@ -107,48 +84,29 @@ class Sight:
         return seen if window is None else seen & (self._depths[queries] - self._depths[keys] < window)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Tokens that see each other pair by pair, as far as they are ancestors, and everything on the path above."""
-
-    first: int
-    last: int
-    path: tuple[Span, ...]
-
-
-def _blocks(tree: Tree) -> Iterator[_Block]:
-    """The whole tree in blocks: small subtrees as they are, long runs in pieces, each seeing those before it."""
-    ends_of_runs = {run.first: run.last for run in tree.runs}
-    waiting: list[tuple[int, int, tuple[Span, ...]]] = [(0, len(tree.tokens), ())]
-    while waiting:
-        at, end, path = waiting.pop()
-        small: _Block | None = None
-        while at < end:
-            below = tree.ends[at]
-            if below - at <= BLOCK:
-                small, done = _joined(small, at, below, path)
-                if done:
-                    yield done
-            else:
-                last, longer = ends_of_runs[at], path
-                for piece in _pieces(at, last):
-                    yield _Block(*piece, longer)
-                    longer = (*longer, piece)
-                waiting.append((last, below, longer))
-            at = below
-        if small:
-            yield small
+def _bounds(tree: Tree, window: int | None) -> list[tuple[int, int]]:
+    """Where to cut so that the pairs multiplied, and the tiles themselves, cost least."""
+    places = [at for run in tree.runs for at in _pieces(run.first, run.last)] + [len(tree.tokens)]
+    above = [min(tree.depths[at], window or math.inf) for at in places[:-1]]
+    # From the end: the cost of all from a place on, and where the tile that begins there ends.
+    cost, after = [0.0] * len(places), [0] * len(places)
+    for at in reversed(range(len(places) - 1)):
+        cost[at] = math.inf
+        for end in range(at + 1, len(places)):
+            rows = places[end] - places[at]
+            if rows > ROWS and end > at + 1:
+                break
+            whole = rows * (above[at] + rows) + TILE + cost[end]
+            if whole < cost[at]:
+                cost[at], after[at] = whole, end
+    found, at = [], 0
+    while at < len(places) - 1:
+        found.append((places[at], places[after[at]]))
+        at = after[at]
+    return found
 
 
-def _joined(small: _Block | None, first: int, last: int, path: tuple[Span, ...]) -> tuple[_Block, _Block | None]:
-    """One more small subtree: in one block with its neighbour where that costs less than a call; and what is done."""
-    if small and small.last == first and (small.last - small.first) * (last - first) <= CALL:
-        return _Block(small.first, last, path), None
-    return _Block(first, last, path), small
-
-
-def _pieces(first: int, last: int) -> Iterator[Span]:
-    """A run in pieces of about equal length, none longer than a block."""
-    count = -(-(last - first) // BLOCK)
-    bounds = [first + (last - first) * at // count for at in range(count + 1)] if count else []
-    yield from pairwise(bounds)
+def _pieces(first: int, last: int) -> list[int]:
+    """Where the pieces of a run begin, of about equal length, none longer than a step."""
+    count = -(-(last - first) // STEP)
+    return [first + (last - first) * at // count for at in range(count)]
