@@ -182,8 +182,7 @@ def by_the_papers(
 def small_pieces() -> Iterator[None]:
     """Tiles and chunks that small examples are cut into, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sight, "STEP", 8)
-        patch.setattr(sight, "TILE", 0)
+        patch.setattr(sight, "ROWS", 12)
         patch.setattr(passes, "LOGITS", 320 * 5)
         yield
 

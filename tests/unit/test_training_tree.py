@@ -89,30 +89,16 @@ def test_a_token_sees_its_nearest_ancestors_and_itself(sequences: list[Tokens], 
 
 
 @settings(deadline=None)
-@pytest.mark.parametrize("step", [3, 64])
-@given(sequences=families(150))
-def test_tiles_cover_the_tree_once(step: int, sequences: list[Tokens]) -> None:
-    tree = plant(sequences)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sights, "STEP", step)
-        patch.setattr(sights, "ROWS", 20)
-        tiles = Sight(tree, CPU).tiles(None)
-    assert [at for tile in tiles for at in range(tile.here.start, tile.here.stop)] == list(range(len(tree.tokens)))
-    assert all(tile.rows <= max(20, step) for tile in tiles)
-
-
-@settings(deadline=None)
-@pytest.mark.parametrize(("step", "tile"), [(3, 0), (5, 100), (64, 8192)])
+@pytest.mark.parametrize(("step", "rows"), [(1, 3), (4, 10), (64, 128)])
 @given(sequences=families(150), window=st.none() | st.integers(1, 200), heads=st.sampled_from([(2, 2), (4, 2)]))
 def test_attention_and_its_gradients_are_those_of_the_mask(
-    step: int, tile: int, sequences: list[Tokens], window: int | None, heads: tuple[int, int]
+    step: int, rows: int, sequences: list[Tokens], window: int | None, heads: tuple[int, int]
 ) -> None:
     tree = plant(sequences)
     generator = torch.Generator().manual_seed(len(tree.tokens))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sights, "STEP", step)
-        patch.setattr(sights, "TILE", tile)
-        sight = Sight(tree, CPU)
+        patch.setattr(sights, "ROWS", rows)
+        sight = Sight(tree, CPU, step)
         query, key, value = (
             torch.randn(1, count, len(tree.tokens), 8, generator=generator, dtype=torch.float64, requires_grad=True)
             for count in (heads[0], heads[1], heads[1])

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from daemon.training.engine.packing.shapes import filled, step
+
 
 class _Narrowed:
     """An MLP's forward at some tokens of a pass, zero elsewhere: each of its rows depends on that row alone."""
@@ -17,17 +19,18 @@ class _Narrowed:
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         rows = states.flatten(0, -2)
-        found = self._whole(rows.index_select(0, self._at)[None])
+        at = filled(torch.unique(self._at), len(rows), step(rows.dtype))
+        found = self._whole(rows.index_select(0, at)[None])
         if not isinstance(found, torch.Tensor):  # with what it says of its experts, which only the whole can say
             whole: torch.Tensor = self._whole(states)
             return whole
-        return torch.zeros_like(rows).index_copy(0, self._at, found[0]).view_as(states)
+        return torch.zeros_like(rows).index_copy(0, at, found[0]).view_as(states)
 
 
 def narrowed(model: PreTrainedModel, at: torch.Tensor) -> AbstractContextManager[None]:
     """Have a model's last MLP compute only what is at these places of a pass, its rows laid end to end."""
     mlp = _last(model)
-    return nullcontext() if mlp is None else _with(mlp, _Narrowed(mlp.forward, torch.unique(at)))
+    return nullcontext() if mlp is None else _with(mlp, _Narrowed(mlp.forward, at))
 
 
 def narrowed_as_now(model: PreTrainedModel) -> AbstractContextManager[None]:

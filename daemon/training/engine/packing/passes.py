@@ -13,11 +13,9 @@ from daemon.training.engine.batches import chunks, pad_left
 from daemon.training.engine.memory import LOGITS
 from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.narrow import narrowed
+from daemon.training.engine.packing.shapes import step
 from daemon.training.engine.packing.sight import Sight
 from daemon.training.engine.packing.tree import Unit, cut, plant
-
-ROUND = 64
-"""Tokens of a pass in half precision come in multiples of this: each new shape costs milliseconds and a megabyte."""
 
 Line = tuple[list[int], list[int]]
 """Tokens of a prompt and of the answer that follows it; neither is empty."""
@@ -160,11 +158,10 @@ class _PerToken(torch.autograd.Function):
 
 def _tree(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
     """Inputs of one pass over the tree of some token rows, and where in it the tokens of each are."""
-    tree = plant(rows)
-    if base.model.dtype.itemsize < 4:
-        tree = tree.padded(ROUND)
+    multiple = step(base.model.dtype)
+    tree = plant(rows).padded(multiple)
     ids, positions = (torch.tensor([each], device=base.device) for each in (tree.tokens, tree.depths))
-    return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device)}, tree.paths
+    return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device, multiple)}, tree.paths
 
 
 def _padded(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:

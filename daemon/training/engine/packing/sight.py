@@ -1,18 +1,14 @@
-"""Who sees whom in a token tree, cut into tiles so that attention multiplies few pairs that are hidden."""
+"""Who sees whom in a token tree, in tiles, so that attention multiplies few pairs that are hidden."""
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 
+from daemon.training.engine.packing.shapes import filled
 from daemon.training.engine.packing.tree import Tree
 
 ROWS = 128
-"""Most rows of a tile: their scores then stay in a processor's cache."""
-STEP = 64
-"""Long runs are cut into pieces of about so many tokens, at whose bounds a tile may begin."""
-TILE = 8192
-"""Pairs of one head that are multiplied in the time that one more tile takes."""
+"""Rows of a tile: their scores stay in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +37,8 @@ class Sight:
 
     tree: Tree
     device: torch.device
+    step: int = 1
+    """What the number of keys is made a multiple of, by some that nobody sees."""
     _tiles: dict[int | None, list[Tile]] = field(default_factory=dict)
     _ends: torch.Tensor = field(init=False)
     _depths: torch.Tensor = field(init=False)
@@ -53,7 +51,8 @@ class Sight:
         if window is not None and window > max(self.tree.depths):
             window = None
         if window not in self._tiles:
-            bounds = _bounds(self.tree, window)
+            tokens = len(self.tree.tokens)
+            bounds = ((first, min(first + ROWS, tokens)) for first in range(0, tokens, ROWS))
             self._tiles[window] = [self._tile(first, last, window) for first, last in bounds]
         return self._tiles[window]
 
@@ -66,7 +65,7 @@ class Sight:
         if window is not None:
             # The row that is nearest to the root sees what is farthest up.
             above = above[max(0, min(self.tree.depths[first:last]) - window + 1) :]
-        keys = torch.cat([above, torch.arange(first, last)])
+        keys = filled(torch.cat([above, torch.arange(first, last)]), len(self.tree.tokens), self.step)
         hidden = ~self._seen(first, last, keys, window)
         closed = hidden.any(0).nonzero().flatten()
         unmasked = int(closed[0]) if len(closed) else len(keys)
@@ -82,31 +81,3 @@ class Sight:
         queries = torch.arange(first, last)[:, None]
         seen = (keys <= queries) & (queries < self._ends[keys])
         return seen if window is None else seen & (self._depths[queries] - self._depths[keys] < window)
-
-
-def _bounds(tree: Tree, window: int | None) -> list[tuple[int, int]]:
-    """Where to cut so that the pairs multiplied, and the tiles themselves, cost least."""
-    places = [at for run in tree.runs for at in _pieces(run.first, run.last)] + [len(tree.tokens)]
-    above = [min(tree.depths[at], window or math.inf) for at in places[:-1]]
-    # From the end: the cost of all from a place on, and where the tile that begins there ends.
-    cost, after = [0.0] * len(places), [0] * len(places)
-    for at in reversed(range(len(places) - 1)):
-        cost[at] = math.inf
-        for end in range(at + 1, len(places)):
-            rows = places[end] - places[at]
-            if rows > ROWS and end > at + 1:
-                break
-            whole = rows * (above[at] + rows) + TILE + cost[end]
-            if whole < cost[at]:
-                cost[at], after[at] = whole, end
-    found, at = [], 0
-    while at < len(places) - 1:
-        found.append((places[at], places[after[at]]))
-        at = after[at]
-    return found
-
-
-def _pieces(first: int, last: int) -> list[int]:
-    """Where the pieces of a run begin, of about equal length, none longer than a step."""
-    count = -(-(last - first) // STEP)
-    return [first + (last - first) * at // count for at in range(count)]

@@ -1,0 +1,22 @@
+"""Sizes that products in half precision are given, so that few different ones occur.
+
+Each shape that is new is compiled first, which takes a millisecond and most of a megabyte for every product.
+"""
+
+import torch
+
+STEP = 64
+"""Sizes are multiples of this."""
+
+
+def step(dtype: torch.dtype) -> int:
+    """What sizes have to be multiples of; single precision multiplies any shape at once."""
+    return STEP if dtype.itemsize < 4 else 1
+
+
+def filled(places: torch.Tensor, count: int, multiple: int) -> torch.Tensor:
+    """Distinct places out of `count` in order, with as many others as make their number a multiple, where possible."""
+    others = torch.ones(count, dtype=torch.bool, device=places.device)
+    others[places] = False
+    more = others.nonzero().flatten()[: -len(places) % multiple]
+    return torch.cat([places, more]).sort().values
