@@ -20,6 +20,7 @@ _MEASURES: Final = {
 }
 """What each group of probes measures, in the words of model editing, and of what."""
 _STAGES: Final = {
+    "start": "starting the trainer",
     "load": "loading",
     "probe_incumbent": "probing the incumbent",
     "anchors": "making up anchors",

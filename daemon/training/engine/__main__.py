@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,6 +21,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Read the arguments, import the heavy libraries, do jobs until input ends or the idle time is over."""
+    began = time.monotonic()
     arguments = _arguments()
     _die_with(arguments.parent)
     # Meant for the daemon, but `systemctl kill -s SIGUSR1` reaches every process of the service.
@@ -42,7 +44,7 @@ def main() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     torch.use_deterministic_algorithms(True, warn_only=True)
-    worker = Worker(report)
+    worker = Worker(report, starting=time.monotonic() - began)
     for line in _lines(arguments.idle_timeout):
         _serve(worker, report, line)
 

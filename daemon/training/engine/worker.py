@@ -30,6 +30,8 @@ class Worker:
     """Does jobs one after another and keeps the base model of the last one."""
 
     report: Reporter
+    starting: float = 0.0
+    """Seconds that the process took until it could do a job; the first one reports them."""
     threads: int = field(default_factory=torch.get_num_threads)
     _warm: Warm = field(default_factory=Warm)
 
@@ -39,7 +41,8 @@ class Worker:
         if out.exists():
             raise JobFailed(f"the output folder {out} exists already; every attempt needs one of its own", False)
         torch.set_num_threads(job.threads or self.threads)
-        clock = Clock()
+        clock = Clock({"start": round(self.starting, 3)} if self.starting else {})
+        self.starting = 0.0
         base = self.base(job.base_model, job.recipe.method, job.memory_gb)
         clock.lap("load")
         sequences, unusable = encode(base, job.examples)
@@ -98,8 +101,8 @@ class Worker:
 class Clock:
     """Seconds per stage."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, laps: dict[str, float]) -> None:
+        self.laps = laps
         self._since = time.monotonic()
 
     def lap(self, stage: str) -> None:
