@@ -87,9 +87,9 @@ class _Attention(torch.autograd.Function):
         output = value.new_empty(tokens, heads, value.shape[-1])
         answers = output.transpose(0, 1)
         sharp, keys = exact(query) * scale, exact(key)
-        kept = []
+        kept, room = [], _room(tiles, sharp)
         for tile in tiles:
-            scores = _rows(sharp, tile, key) @ _of(keys, tile.keys).transpose(1, 2)
+            scores = _products(_rows(sharp, tile, key), _of(keys, tile.keys), room)
             scores.view(heads, tile.rows, -1)[:, :, tile.open :].masked_fill_(tile.hidden, -math.inf)
             seen = torch.softmax(scores, -1, out=scores).to(value.dtype)
             answers[:, tile.here] = (seen @ _of(value, tile.keys)).view(heads, tile.rows, -1)
@@ -107,14 +107,26 @@ class _Attention(torch.autograd.Function):
         weighed = torch.linalg.vecdot(gradients[0], output).T.unsqueeze(-1)
         # In memory (tokens, heads, width), as the layers below want them.
         queries, keys, values = (torch.zeros_like(each.transpose(0, 1)).transpose(0, 1) for each in (query, key, value))
+        room = _room(ctx.tiles, given)
         for tile, seen in zip(ctx.tiles, kept, strict=True):
             ours, wanted = _rows(query, tile, key), _rows(given, tile, key)
-            change = wanted @ _of(value, tile.keys).transpose(1, 2)
+            change = _products(wanted, _of(value, tile.keys), room)
             change.sub_(_rows(weighed, tile, key)).mul_(seen)
             queries[:, tile.here] = (change @ _of(key, tile.keys)).view(len(query), tile.rows, -1)
             _add(keys, tile.keys, change.transpose(1, 2) @ ours)
             _add(values, tile.keys, seen.transpose(1, 2) @ wanted)
         return queries.mul_(ctx.scale), keys.mul_(ctx.scale), values, None, None
+
+
+def _room(tiles: list[Tile], like: torch.Tensor) -> torch.Tensor:
+    """Memory for the products of any tile: taken once, it stays in the cache and leaves no holes among what is kept."""
+    return like.new_empty(len(like) * max(tile.rows * tile.columns for tile in tiles))
+
+
+def _products(rows: torch.Tensor, columns: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """rows columnsᵀ, batch by batch, in that memory."""
+    shape = (len(rows), rows.shape[1], columns.shape[1])
+    return torch.bmm(rows, columns.transpose(1, 2), out=room[: math.prod(shape)].view(shape))
 
 
 def _rows(values: torch.Tensor, tile: Tile, key: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,11 @@ class Tile:
         """How many tokens these are."""
         return int(self.here.stop - self.here.start)
 
+    @property
+    def columns(self) -> int:
+        """How many keys they see."""
+        return self.open + self.hidden.shape[1]
+
 
 @dataclass(slots=True, eq=False)
 class Sight:
