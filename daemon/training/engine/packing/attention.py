@@ -87,7 +87,8 @@ class _Attention(torch.autograd.Function):
         output = value.new_empty(tokens, heads, value.shape[-1])
         answers = output.transpose(0, 1)
         sharp, keys = exact(query) * scale, exact(key)
-        kept, room = [], _room(tiles, sharp)
+        # Where probabilities are kept as they come, each tile's stay where they are made.
+        kept, room = [], _room(tiles, sharp) if sharp.dtype != value.dtype else None
         for tile in tiles:
             scores = _products(_rows(sharp, tile, key), _of(keys, tile.keys), room)
             scores.view(heads, tile.rows, -1)[:, :, tile.open :].masked_fill_(tile.hidden, -math.inf)
@@ -123,10 +124,11 @@ def _room(tiles: list[Tile], like: torch.Tensor) -> torch.Tensor:
     return like.new_empty(len(like) * max(tile.rows * tile.columns for tile in tiles))
 
 
-def _products(rows: torch.Tensor, columns: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
-    """rows columnsᵀ, batch by batch, in that memory."""
+def _products(rows: torch.Tensor, columns: torch.Tensor, room: torch.Tensor | None) -> torch.Tensor:
+    """rows columnsᵀ, batch by batch, in that memory or in some of their own."""
     shape = (len(rows), rows.shape[1], columns.shape[1])
-    return torch.bmm(rows, columns.transpose(1, 2), out=room[: math.prod(shape)].view(shape))
+    out = None if room is None else room[: math.prod(shape)].view(shape)
+    return torch.bmm(rows, columns.transpose(1, 2), out=out)
 
 
 def _rows(values: torch.Tensor, tile: Tile, key: torch.Tensor) -> torch.Tensor:
