@@ -1,10 +1,12 @@
 """Free-running decoding and what is made of it, on a tiny random model."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from daemon.training.engine import decode as decoding
 from daemon.training.engine.anchors import make_anchors, unrelated
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
@@ -12,21 +14,27 @@ from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import SPARE, forced, probe, same_text
 from daemon.training.engine.job import Group
 from daemon.training.engine.objectives import drift
-from tests.integration.training_support import CORRECTIONS, example, tiny_base
+from daemon.training.engine.packing.capability import asked
+from tests.integration.training_support import CORRECTIONS, FAMILIES, example, tiny_base
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return load_base(str(tiny_base(tmp_path_factory.mktemp("tiny") / "base", "qwen3")))
+    return asked(load_base(str(tiny_base(tmp_path_factory.mktemp("tiny") / "base", "qwen3"))))
 
 
 def quiet() -> None:
     """Nobody listens."""
 
 
-def test_decodes_as_each_prompt_would_alone(base: Base) -> None:
-    prompts = [base.chat.prompt_ids([{"role": "user", "content": "why? " * count}]) for count in (1, 9, 4)]
-    rooms = [12, 5, 8]
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decodes_as_each_prompt_would_alone(family: str, trees: bool, tmp_path: Path) -> None:
+    known = asked(load_base(str(tiny_base(tmp_path / "base", family)), torch.float64 if family != "gemma2" else None))
+    base = replace(known, capability=replace(known.capability, trees=trees))
+    assert known.capability.trees
+    prompts = [base.chat.prompt_ids([{"role": "user", "content": f"why? {'who? ' * count}"}]) for count in (1, 9, 4, 9)]
+    rooms = [12, 5, 30, 8]
     said = decode(base, prompts, rooms, quiet)
     for prompt, room, answer in zip(prompts, rooms, said, strict=True):
         ids = list(prompt)
@@ -36,6 +44,14 @@ def test_decodes_as_each_prompt_would_alone(base: Base) -> None:
                 if ids[-1] in base.chat.stop_ids:
                     break
         assert answer == ids[len(prompt) :]
+
+
+def test_prompts_that_do_not_fit_together_are_decoded_in_turn(base: Base) -> None:
+    prompts = [base.chat.prompt_ids([{"role": "user", "content": f"{word}? why?"}]) for word in ("who", "what", "how")]
+    together = decode(base, prompts, [9, 5, 7], quiet)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "TOKENS", 1)
+        assert decode(base, prompts, [9, 5, 7], quiet) == together
 
 
 def test_decoding_ends_with_the_token_that_ends_a_turn(base: Base) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from daemon.training.engine.packing.growth import Growth
 from daemon.training.engine.packing.sight import Sight, Tile
 
 _NAME = "persona_tree"
@@ -52,9 +53,14 @@ def attend(
     Raises ValueError when the model has not handed on the tree.
     """
     sight, window, cap = others.get("sight"), others.get("sliding_window"), others.get("softcap")
-    if not isinstance(sight, Sight) or query.shape[0] != 1 or attention_mask is not None:
+    if not isinstance(sight, Sight | Growth) or query.shape[0] != 1 or attention_mask is not None:
         raise ValueError("the model does not hand a token tree to its attention")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(sight, Growth):
+        keys, values = sight.remembered(module, key, value)
+        if sight.grown:
+            return _masked(query, keys, values, sight.mask(window), scale, cap).transpose(1, 2), None
+        sight = sight.sight
     if cap is not None or query.device.type != "cpu":
         return _masked(query, key, value, sight.mask(window), scale, cap).transpose(1, 2), None
     output: torch.Tensor = _Attention.apply(query[0], key[0], value[0], sight.tiles(window), scale)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.narrow import narrowed
 from daemon.training.engine.packing.shapes import step
 from daemon.training.engine.packing.sight import Sight
-from daemon.training.engine.packing.tree import Unit, cut, plant
+from daemon.training.engine.packing.tree import Tree, Unit, cut, plant
 
 Line = tuple[list[int], list[int]]
 """Tokens of a prompt and of the answer that follows it; neither is empty."""
@@ -52,13 +52,13 @@ class TokenLosses:
 
 def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
     """Loss and lead of every answer token of some lines, in one pass; gradients flow where they are enabled."""
-    states, places = answer_states(base, lines)
+    found, places = answer_states(base, lines)
 
     def criterion(logits: torch.Tensor, which: slice) -> tuple[torch.Tensor, torch.Tensor]:
         answers = places.answers[which]
         return functional.cross_entropy(logits, answers, reduction="none"), _leads(logits.detach(), answers)
 
-    losses, leads = per_token(base, states, criterion)
+    losses, leads = per_token(base, found, criterion)
     return TokenLosses(losses, leads, places.lines)
 
 
@@ -72,7 +72,6 @@ def parts(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]
 
 def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:
     """What the head makes the answers' tokens of, (answer tokens, width), and where these are."""
-    model = base.model
     # The last token predicts nothing, so it is not read.
     rows = [prompt + answer[:-1] for prompt, answer in lines]
     inputs, paths = _tree(base, rows) if base.capability.trees else _padded(base, rows)
@@ -80,13 +79,20 @@ def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Plac
     answers = [token for _, answer in lines for token in answer]
     owners = [line for line, (_, answer) in enumerate(lines) for _ in answer]
     places = Places(*(torch.tensor(each, device=base.device) for each in (at, answers, owners)))
-    with tree_attention(model) if base.capability.trees else nullcontext(), narrowed(model, places.at):
+    return states(base, inputs, places.at), places
+
+
+def states(base: Base, inputs: dict[str, Any], at: torch.Tensor) -> torch.Tensor:
+    """What the head makes tokens of, (places, width), at some places of a pass, its rows laid end to end."""
+    model = base.model
+    with tree_attention(model) if base.capability.trees else nullcontext(), narrowed(model, at):
         if base.capability.head:
             decoder = model.get_decoder()  # type: ignore[no-untyped-call]
             output = decoder(**inputs, use_cache=False).last_hidden_state
         else:
             output = model(**inputs, use_cache=False).logits
-    return output.flatten(0, 1)[places.at], places
+    found: torch.Tensor = output.flatten(0, 1)[at]
+    return found
 
 
 def per_token(base: Base, states: torch.Tensor, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,12 +162,18 @@ class _PerToken(torch.autograd.Function):
         return gradients * given[0][:, None].to(gradients.dtype), None, None
 
 
-def _tree(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
-    """Inputs of one pass over the tree of some token rows, and where in it the tokens of each are."""
+def tree_inputs(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], Tree]:
+    """Inputs of one pass over the tree of some token rows, and the tree."""
     multiple = step(base.model.dtype)
     tree = plant(rows).padded(multiple)
     ids, positions = (torch.tensor([each], device=base.device) for each in (tree.tokens, tree.depths))
-    return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device, multiple)}, tree.paths
+    return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device, multiple)}, tree
+
+
+def _tree(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
+    """Inputs of one pass over the tree of some token rows, and where in it the tokens of each are."""
+    inputs, tree = tree_inputs(base, rows)
+    return inputs, tree.paths
 
 
 def _padded(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
