@@ -4,10 +4,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from daemon.config.sections import Training
 from daemon.config.settings import Config
 from daemon.errors import LayerError, PersonaError, RuntimeUnreachable
 from daemon.genome.base_folder import has_chat_template, lacks
@@ -19,6 +20,8 @@ from daemon.store.failures import as_sentences
 from daemon.store.lock import StoreLock
 from daemon.store.schema import newest
 from daemon.store.store import open_store
+from daemon.training.engine.machine import accelerated, free_memory, halved
+from daemon.training.engine.memory import TYPICAL, Fit, NothingFits, Shape, fit, peak
 from daemon.training.engine.methods import lacks_for
 
 
@@ -37,11 +40,14 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     yield _layers(config)
     async for layer in _served(config):
         yield layer
-    bases = {config.defaults.base_model, *(config.persona(persona).base_model for persona in config.personas)}
-    for base in sorted(bases):
+    every = [config.persona(*trait) for trait in _configured_traits(config)]
+    trained = {settings.base_model: settings.training for settings in every}
+    for base in sorted(trained):
         # A default that nobody needs, because every persona has a base of its own, is no fault.
-        if base or len(bases) == 1:
+        if base or len(trained) == 1:
             yield _base(base)
+            for finding in _memory(base, trained[base]):
+                yield finding
     yield _trainer(config)
     for runtime in configured(config):
         yield await _runtime(runtime, named=bool(config.runtimes))
@@ -100,6 +106,34 @@ def _base(base: str) -> Finding:
     if missing:
         return Finding(name, False, f"{folder} has no {', no '.join(missing)}; save the model and its tokenizer there")
     return Finding(name, True, str(folder))
+
+
+def _memory(base: str, training: Training) -> Iterator[Finding]:
+    """How training on a base would be fitted into memory; nothing of one that is not on this disk."""
+    try:
+        shape = Shape.of(Path(base))
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if accelerated():
+        yield Finding("memory", True, "the GPU's; planned when the base model is loaded")
+        return
+    best = Fit(2 if halved(shape.parameters) else 4, four_bits=training.method == "qlora")
+    available = free_memory(training.max_memory_gb)
+    work = replace(TYPICAL, rank=training.rank)
+    try:
+        way = fit(shape, work, best, available, can_quantise=not lacks_for("qlora"))
+    except NothingFits as error:
+        yield Finding("memory", False, f"{error}; take a smaller base model than {base}")
+        return
+    needed, there = (amount / 2**30 for amount in (peak(shape, work, way), available))
+    yield Finding("memory", True, f"training takes about {needed:.1f} of {there:.1f} GiB: {_how(way)}")
+
+
+def _how(way: Fit) -> str:
+    """A plan in words."""
+    weights = "four bits" if way.four_bits else "bfloat16" if way.bytes_each == 2 else "float32"
+    twice = ", layers computed twice to save memory" if way.recompute else ""
+    return f"{weights}, up to {way.tokens:,} tokens at a time{twice}"
 
 
 def _hub_cache() -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -80,10 +81,18 @@ def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base:
     desk.configure(defaults__base_model=str(base))
     done = desk.persona("check", COLUMNS="400")
     assert [line.split("  ")[0] for line in done.out.splitlines()] == [
-        "config", "store", "layers", "base model", "trainer", "runtime embedded",
+        "config", "store", "layers", "base model", "memory", "trainer", "runtime embedded",
     ]  # fmt: skip
-    assert [" ok " in line for line in done.out.splitlines()] == [True] * 6
+    assert [" ok " in line for line in done.out.splitlines()] == [True] * 7
+    assert re.search(r"training takes about 0\.\d of \d+\.\d GiB: float32, up to 4,096 tokens at a time", done.out)
     assert "not started; start it: persona serve" in done.out
+
+
+def test_check_says_where_training_fits_into_no_memory(desk: Desk, base: Path) -> None:
+    desk.configure(defaults__base_model=str(base), training__max_memory_gb=0.3)
+    checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
+    assert not checks["memory"]["ok"]
+    assert re.match(r"training needs at least 0\.\d GiB of memory and 0\.3 GiB are there", checks["memory"]["says"])
 
 
 async def test_check_says_what_a_method_of_some_trait_lacks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

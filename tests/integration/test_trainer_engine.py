@@ -240,3 +240,11 @@ def test_an_old_conversation_loses_its_oldest_turns_before_it_is_too_long(
     turns = [{"role": role, "content": "blah " * 30} for _ in range(6) for role in ("user", "assistant")]
     long = replace(CORRECTIONS[1], messages=[CORRECTIONS[1].messages[0], *turns, *CORRECTIONS[1].messages[1:]])
     assert worker.do(job(base, tmp_path / "out", [long], recipe={"max_steps": 8})).trained
+
+
+def test_what_fits_into_no_memory_is_refused_with_a_sentence(worker: Worker, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        JobFailed, match=r"training needs at least 0\.\d GiB of memory and 0\.2 GiB are there"
+    ) as failure:
+        worker.do(replace(job(base, tmp_path / "out"), memory_gb=0.2))
+    assert failure.value.blameless and failure.value.reason.endswith("take a smaller one")

@@ -10,16 +10,12 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from daemon.training.engine.chat import ChatFormat
-from daemon.training.engine.machine import halves
+from daemon.training.engine.machine import halved
 from daemon.training.engine.memory import TOKENS
 from daemon.training.engine.weights import parameters_in
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 """What a model needs of its repository at the hub; never a pickle."""
-
-
-LARGE = 20_000_000
-"""Parameters from which half precision is faster on a processor; smaller models wait for other things than products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,7 @@ def precision(where: torch.device, parameters: int) -> torch.dtype:
     """bfloat16 where the machine multiplies it natively and the model is large enough to gain by it."""
     if where.type == "cuda":
         return torch.bfloat16
-    return torch.bfloat16 if halves() and parameters >= LARGE else torch.float32
+    return torch.bfloat16 if halved(parameters) else torch.float32
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:

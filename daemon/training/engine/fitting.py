@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,11 +14,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Draw, Encoded
 from daemon.training.engine.machine import free_memory
-from daemon.training.engine.memory import TYPICAL, Fit, Shape, Work, fit, peak
+from daemon.training.engine.memory import BUDGETS, TYPICAL, Fit, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
 from daemon.training.engine.packing.attention import attends_to_trees, tree_attention
 from daemon.training.engine.packing.narrow import narrowed_as_now
-from daemon.training.engine.packing.tree import kinship, plant
+from daemon.training.engine.packing.passes import parts
+from daemon.training.engine.packing.tree import Tree, kinship, plant
 from daemon.training.engine.policy import Plan
 
 
@@ -35,7 +36,7 @@ def fitted(base: Base, rows: Sequence[Encoded], plan: Plan, rank: int, limit: fl
     shape = Shape.of(base.folder)
     four_bits = bool(getattr(base.model, "is_loaded_in_4bit", False))
     best = Fit(base.model.dtype.itemsize, four_bits=four_bits, accelerated=base.device.type == "cuda")
-    asked = work(rows, plan, rank)
+    asked = work(base, rows, plan, rank)
     way = fit(shape, asked, best, available(base.device, limit), False)
     return Fitted(way, peak(shape, asked, way))
 
@@ -54,19 +55,31 @@ def available(device: torch.device, limit: float) -> int:
     return free_memory(limit)
 
 
-def work(rows: Sequence[Encoded], plan: Plan, rank: int) -> Work:
+def work(base: Base, rows: Sequence[Encoded], plan: Plan, rank: int) -> Work:
     """What the first epoch's minibatches will ask of memory; they are drawn here as they will be."""
     draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), kinship([row.prompt for row in rows]))
-    parts = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
-    trees = [plant([prompt + answer for prompt, answer in plan.objective.lines(part)]) for part in parts]
-    largest = max(trees, key=lambda tree: len(tree.tokens))
+    drawn = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
+    trees = [_planted(plan.objective, part) for part in drawn]
+    largest = max(range(len(trees)), key=lambda at: len(trees[at].tokens))
+    depths = trees[largest].depths
     return Work(
-        tokens=len(largest.tokens),
+        tokens=len(depths),
         longest=max(_length(plan.objective, row) for row in rows),
-        seen=sum(largest.depths) / len(largest.depths) + 64,
-        answers=max(sum(len(answer) for _, answer in plan.objective.lines(part)) for part in parts),
+        seen=sum(depths) / len(depths) + 64,
+        answers=max(sum(len(answer) for _, answer in plan.objective.lines(part)) for part in drawn),
         rank=rank,
+        read={tokens: _read(replace(base, tokens=tokens), plan.objective, drawn[largest]) for tokens in BUDGETS},
     )
+
+
+def _read(base: Base, objective: Objective, rows: Sequence[Encoded]) -> int:
+    """How many tokens the passes over a minibatch read."""
+    groups = parts(base, rows, lambda row: objective.lines([row]))
+    return sum(len(_planted(objective, group).tokens) for group in groups)
+
+
+def _planted(objective: Objective, rows: Sequence[Encoded]) -> Tree:
+    return plant([prompt + answer for prompt, answer in objective.lines(rows)])
 
 
 @contextmanager

@@ -3,8 +3,15 @@
 from functools import cache
 from pathlib import Path
 
+LARGE = 20_000_000
+"""Parameters from which half precision is faster on a processor; smaller models wait for other things than products."""
 _HALF = {"avx512_bf16", "amx_bf16", "bf16"}
 """Features of a processor that multiplies bfloat16 natively, as Linux names them (x86-64 and Arm)."""
+
+
+def halved(parameters: int) -> bool:
+    """Whether the processor is faster with a model of this size in bfloat16."""
+    return parameters >= LARGE and halves()
 
 
 @cache

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from daemon.training.engine.job import Event, Example, Failed, Finished, Group, Job, Loaded, parse_event
-from scripts.benchmarks.training.recipes import recipe
+from daemon.training.engine.job import Event, Failed, Finished, Job, Loaded, parse_event
+from scripts.benchmarks.training.recipes import examples, recipe
 from scripts.benchmarks.training.settings import Measured, Task
-from scripts.benchmarks.training.workloads import Correction, nominal, text, workload
+from scripts.benchmarks.training.workloads import Correction, nominal, workload
 
 
 class Broken(Exception):
@@ -72,21 +72,8 @@ def _child() -> Iterator[subprocess.Popen[str]]:
 
 
 def _job(at: int, corrections: Sequence[Correction], task: Task, folder: Path, out: Path) -> Job:
-    examples = [
-        Example(
-            id=str(number),
-            messages=[
-                {"role": "system", "content": text(correction.system)},
-                {"role": "user", "content": text(correction.question)},
-            ],
-            expected=text(correction.answer),
-            original="",
-            weight=1.0,
-            group=Group.BATCH,
-        )
-        for number, correction in enumerate(corrections)
-    ]
-    return Job(str(at), 1, str(folder), examples, recipe("sft"), str(out / str(at)), threads=task.threads)
+    told, where = recipe("sft"), str(out / str(at))
+    return Job(str(at), 1, str(folder), examples(corrections), told, where, threads=task.threads)
 
 
 def _hand_over(child: "subprocess.Popen[str]", job: Job) -> None:

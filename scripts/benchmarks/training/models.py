@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from scripts.benchmarks.training.settings import SEED
@@ -57,7 +59,9 @@ def write(name: str, folder: Path) -> None:
     """Make up the weights from a seed and write model and tokenizer into a folder."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     shape = SHAPES[name]
     torch.manual_seed(SEED)
     model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
@@ -65,6 +69,17 @@ def write(name: str, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     _tokenizer(shape.vocabulary).save_pretrained(folder)
+
+
+def ready(name: str, models: Path, make: Callable[[str, Path], None] = write) -> Path:
+    """A model's folder below `models`, made first when it is not there."""
+    folder = models / folder_name(name)
+    if not folder.is_dir():
+        models.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=models) as aside:
+            make(name, Path(aside) / name)
+            (Path(aside) / name).rename(folder)
+    return folder
 
 
 def config(shape: Shape) -> "LlamaConfig":

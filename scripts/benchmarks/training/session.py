@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from scripts.benchmarks.training import plan
+from scripts.benchmarks.training import models, plan
 from scripts.benchmarks.training.bank import Bank, Kept
-from scripts.benchmarks.training.models import folder_name
 from scripts.benchmarks.training.plan import Cell, Effort
 from scripts.benchmarks.training.settings import Measured, Task, counted
 
@@ -99,14 +98,12 @@ class Session:
 
     def _model(self, name: str) -> Path:
         """The folder of a model with random weights, written first when it is not there."""
-        models = self._root / ".cache" / "bench" / "models"
-        folder = models / folder_name(name)
-        if not folder.is_dir():
-            models.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=models) as aside, said(f"making up the model of {name}"):
-                self._process(self._pythons["ours"], "models", [name, Path(aside) / name], self._threads)
-                (Path(aside) / name).rename(folder)
-        return folder
+
+        def make(name: str, folder: Path) -> None:
+            with said(f"making up the model of {name}"):
+                self._process(self._pythons["ours"], "models", [name, folder], self._threads)
+
+        return models.ready(name, self._root / ".cache" / "bench" / "models", make)
 
     def _process(self, python: Path, module: str, arguments: list[object], threads: int) -> None:
         """Run a module of this package to its end; raises Broken."""

@@ -68,6 +68,11 @@ def workload(name: str, seed: int = SEED) -> Workload:
     return _MAKERS[name](seed)
 
 
+def persona(random: Random, system: int, count: int) -> tuple[Correction, ...]:
+    """Corrections of one persona, whose system prompt has so many tokens."""
+    return tuple(_corrections(random, _words(random, system), (), count))
+
+
 def steps(examples: int) -> int:
     """Optimizer steps of a whole training."""
     return EPOCHS * math.ceil(examples / BATCH)
@@ -92,11 +97,11 @@ def _shared(one: list[int], other: list[int]) -> int:
 
 
 def _a(seed: int) -> Workload:
-    return Workload("A", "one persona, system prompt 512, 32 corrections", (_persona(Random(f"A {seed}"), 512, 32),))
+    return Workload("A", "one persona, system prompt 512, 32 corrections", (persona(Random(f"A {seed}"), 512, 32),))
 
 
 def _b(seed: int) -> Workload:
-    return Workload("B", "one persona, system prompt 32, 64 corrections", (_persona(Random(f"B {seed}"), 32, 64),))
+    return Workload("B", "one persona, system prompt 32, 64 corrections", (persona(Random(f"B {seed}"), 32, 64),))
 
 
 def _c(seed: int) -> Workload:
@@ -123,10 +128,6 @@ def _e(seed: int) -> Workload:
 
 _MAKERS = {"A": _a, "B": _b, "C": _c, "D": _d, "E": _e}
 NAMES = "".join(_MAKERS)
-
-
-def _persona(random: Random, system: int, count: int) -> tuple[Correction, ...]:
-    return tuple(_corrections(random, _words(random, system), (), count))
 
 
 def _corrections(random: Random, system: Words, history: Words, count: int) -> Iterator[Correction]:
