@@ -147,6 +147,10 @@ def _numbers(run: Document, *, down: bool) -> str:
         parts.append(f"{run['learnt']:.0%} learnt")
     if run["eta_s"] is not None:
         parts.append(f"≤ {run['eta_s']:.0f} s")
+    if run["tokens_s"]:
+        parts.append(f"{run['tokens_s']:,.0f} tokens/s")
+    if run["memory_gb"]:
+        parts.append(f"{run['memory_gb']:.1f} GiB")
     return ", ".join(parts)
 
 

@@ -67,6 +67,10 @@ def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, *, due:
     }
 
 
+_PROGRESS = ("step", "steps", "loss", "eta_s", "learnt", "tokens_s", "memory_gb")
+"""What a training step says of itself."""
+
+
 async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
     progress = note.get("progress") or {}
     return [
@@ -79,7 +83,7 @@ async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
             "attempt": run.attempt,
             "corrections": len(await store.corrections.claimed_by(run.id)),
             "reason": run.reason,
-            **{name: progress.get(run.id, {}).get(name) for name in ("step", "steps", "loss", "eta_s", "learnt")},
+            **{name: progress.get(run.id, {}).get(name) for name in _PROGRESS},
         }
         for run in await store.runs.live()
     ]

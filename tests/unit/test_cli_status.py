@@ -11,6 +11,7 @@ from daemon.cli.status import page
 RUN = {
     "id": "r1", "persona": "ada", "trait": "rust", "state": "training", "version": 1, "attempt": 1, "corrections": 5,
     "reason": None, "step": None, "steps": None, "loss": None, "eta_s": None, "learnt": None,
+    "tokens_s": None, "memory_gb": None,
 }  # fmt: skip
 RUNTIME = {
     "name": "embedded", "kind": "embedded", "persona": "ada", "desired": 2, "observed": 1, "state": "converging",
@@ -46,3 +47,8 @@ def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
 )
 def test_of_a_run_without_figures_it_says_what_it_is_at(daemon: str, run: dict[str, Any], words: str) -> None:
     assert f"{words} runtime" in shown(daemon, **run)
+
+
+def test_of_a_training_it_says_how_far_how_fast_and_how_large() -> None:
+    step = {"step": 3, "steps": 40, "loss": 0.25, "eta_s": 12.0, "learnt": 0.5, "tokens_s": 3210.4, "memory_gb": 0.94}
+    assert "3/40, loss 0.25, 50% learnt, ≤ 12 s, 3,210 tokens/s, 0.9 GiB" in shown("ready", **step)
