@@ -56,7 +56,3 @@ class Checkpoint:
             return load_file(self.folder / _TENSORS), facts
         except (OSError, ValueError, SafetensorError):
             return None
-
-    def remove(self) -> None:
-        """Forget it."""
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch.nn import functional
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import chunks, pad_left
@@ -12,6 +13,8 @@ from daemon.training.engine.packing.growth import Growth
 from daemon.training.engine.packing.passes import logits, states, tree_inputs
 from daemon.training.engine.packing.tree import cut
 
+ROWS = 16
+"""Rows below a tree come in multiples of this."""
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """From logits (rows, vocabulary) to the next tokens (rows,)."""
 
@@ -54,6 +57,9 @@ class _BelowTree:
 
     def __init__(self, base: Base, prompts: list[list[int]], most: int) -> None:
         self._base = base
+        self._count = len(prompts)
+        # Few shapes occur where the last prompt stands for some that are not there.
+        prompts = prompts + prompts[-1:] * (-len(prompts) % ROWS)
         self._inputs, tree = tree_inputs(base, prompts)
         self._growth = Growth(tree, most, self._inputs["sight"])
         self._ends = torch.tensor([path[-1] for path in tree.paths], device=base.device)
@@ -66,10 +72,12 @@ class _BelowTree:
         self._growth.grow()
         # A row that has said everything waits for the others, and must not run past the positions that there are.
         positions = self._growth.depths[None].clamp(max=self._base.context - 1)
-        return self._logits({"input_ids": chosen[None], "position_ids": positions}, self._rows)
+        tokens = functional.pad(chosen, (0, len(self._rows) - len(chosen)))
+        return self._logits({"input_ids": tokens[None], "position_ids": positions}, self._rows)
 
     def _logits(self, inputs: dict[str, Any], at: torch.Tensor) -> torch.Tensor:
-        return logits(self._base, states(self._base, {**inputs, "sight": self._growth}, at)).float()
+        found = states(self._base, {**inputs, "sight": self._growth}, at[: self._count])
+        return logits(self._base, found).float()
 
 
 class _Padded:

@@ -13,7 +13,7 @@ from daemon.training.engine.batches import chunks, pad_left
 from daemon.training.engine.memory import LOGITS
 from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.narrow import narrowed
-from daemon.training.engine.packing.shapes import step
+from daemon.training.engine.packing.shapes import lengthened, step
 from daemon.training.engine.packing.sight import Sight
 from daemon.training.engine.packing.tree import Tree, Unit, cut, plant
 
@@ -119,7 +119,7 @@ def logits(base: Base, states: torch.Tensor) -> torch.Tensor:
     if not base.capability.head:
         return exact(states)
     config = base.model.config.get_text_config()
-    made = exact(head(base)(states))
+    made = exact(head(base)(lengthened(states))[: len(states)])
     if scale := getattr(config, "logit_scale", None):
         made = made * scale
     if scaling := getattr(config, "logits_scaling", None):

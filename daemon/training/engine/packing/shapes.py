@@ -4,6 +4,7 @@ Each shape that is new is compiled first, which takes a millisecond and most of 
 """
 
 import torch
+from torch.nn import functional
 
 STEP = 64
 """Sizes are multiples of this."""
@@ -20,3 +21,8 @@ def filled(places: torch.Tensor, count: int, multiple: int) -> torch.Tensor:
     others[places] = False
     more = others.nonzero().flatten()[: -len(places) % multiple]
     return torch.cat([places, more]).sort().values
+
+
+def lengthened(rows: torch.Tensor) -> torch.Tensor:
+    """(rows, width) with as many rows of zeros behind them as their number lacks."""
+    return functional.pad(rows, (0, 0, 0, -len(rows) % step(rows.dtype)))

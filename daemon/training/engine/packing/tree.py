@@ -33,7 +33,7 @@ class Tree:
     def runs(self) -> list["Run"]:
         """The tree's runs of tokens that do not branch, each before those below it."""
         starts = [at for at in range(len(self.tokens)) if not self._continues(at)]
-        return [Run(at, after, self.ends[at]) for at, after in pairwise([*starts, len(self.tokens)])]
+        return [Run(at, after) for at, after in pairwise([*starts, len(self.tokens)])]
 
     def padded(self, step: int) -> "Tree":
         """The same with meaningless tokens behind it that nobody sees, so that their number is a multiple of `step`."""
@@ -48,11 +48,10 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tokens `first` up to `last`, without a branch between them; what is below them ends at `end`."""
+    """Tokens `first` up to `last`, without a branch between them."""
 
     first: int
     last: int
-    end: int
 
 
 def plant(sequences: Sequence[Tokens]) -> Tree:
