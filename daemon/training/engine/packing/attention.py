@@ -142,15 +142,18 @@ def _rows(values: torch.Tensor, tile: Tile, key: torch.Tensor) -> torch.Tensor:
     return values[:, tile.here].reshape(len(key), -1, values.shape[-1])
 
 
-def _of(values: torch.Tensor, at: slice | torch.Tensor) -> torch.Tensor:
-    return values[:, at] if isinstance(at, slice) else values.index_select(1, at)
+def _of(values: torch.Tensor, pieces: list[slice]) -> torch.Tensor:
+    """Some tokens of (heads, tokens, width)."""
+    return values[:, pieces[0]] if len(pieces) == 1 else torch.cat([values[:, piece] for piece in pieces], 1)
 
 
-def _add(total: torch.Tensor, at: slice | torch.Tensor, more: torch.Tensor) -> None:
-    if isinstance(at, slice):
-        total[:, at] += more
-    else:
-        total.index_add_(1, at, more)
+def _add(total: torch.Tensor, pieces: list[slice], more: torch.Tensor) -> None:
+    """Add to some tokens of (heads, tokens, width) what belongs to them."""
+    first = 0
+    for piece in pieces:
+        last = first + piece.stop - piece.start
+        total[:, piece] += more[:, first:last]
+        first = last
 
 
 def exact(tensor: torch.Tensor) -> torch.Tensor:

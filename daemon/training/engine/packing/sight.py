@@ -1,6 +1,7 @@
 """Who sees whom in a token tree, in tiles, so that attention multiplies few pairs that are hidden."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -19,7 +20,7 @@ class Tile:
     """
 
     here: slice
-    keys: slice | torch.Tensor
+    keys: list[slice]
     open: int
     """How many keys, from the first on, all of the rows see."""
     hidden: torch.Tensor
@@ -74,15 +75,16 @@ class Sight:
         hidden = ~self._seen(first, last, keys, window)
         closed = hidden.any(0).nonzero().flatten()
         unmasked = int(closed[0]) if len(closed) else len(keys)
-        return Tile(slice(first, last), self._compact(keys), unmasked, hidden[:, unmasked:].to(self.device))
-
-    def _compact(self, keys: torch.Tensor) -> slice | torch.Tensor:
-        """A slice where the tokens lie in one piece, so that nobody has to gather them."""
-        first, last = int(keys[0]), int(keys[-1]) + 1
-        return slice(first, last) if last - first == len(keys) else keys.to(self.device)
+        return Tile(slice(first, last), _pieces(keys.tolist()), unmasked, hidden[:, unmasked:].to(self.device))
 
     def _seen(self, first: int, last: int, keys: torch.Tensor, window: int | None) -> torch.Tensor:
         """(last - first, keys): k is an ancestor of q, or q itself, if k <= q < ends[k]."""
         queries = torch.arange(first, last)[:, None]
         seen = (keys <= queries) & (queries < self._ends[keys])
         return seen if window is None else seen & (self._depths[queries] - self._depths[keys] < window)
+
+
+def _pieces(tokens: list[int]) -> list[slice]:
+    """Tokens in order as runs without gaps: what lies in one piece need not be gathered."""
+    starts = [at for at, token in enumerate(tokens) if at == 0 or token != tokens[at - 1] + 1]
+    return [slice(tokens[at], tokens[end - 1] + 1) for at, end in pairwise([*starts, len(tokens)])]
