@@ -11,10 +11,9 @@ from daemon.training.engine.batches import chunks, pad_left
 from daemon.training.engine.memory import TOKENS
 from daemon.training.engine.packing.growth import Growth
 from daemon.training.engine.packing.passes import logits, states, tree_inputs
+from daemon.training.engine.packing.shapes import SMALL
 from daemon.training.engine.packing.tree import cut
 
-ROWS = 16
-"""Rows below a tree come in multiples of this."""
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """From logits (rows, vocabulary) to the next tokens (rows,)."""
 
@@ -59,7 +58,7 @@ class _BelowTree:
         self._base = base
         self._count = len(prompts)
         # Few shapes occur where the last prompt stands for some that are not there.
-        prompts = prompts + prompts[-1:] * (-len(prompts) % ROWS)
+        prompts = prompts + prompts[-1:] * (-len(prompts) % SMALL)
         self._inputs, tree = tree_inputs(base, prompts)
         self._growth = Growth(tree, most, self._inputs["sight"])
         self._ends = torch.tensor([path[-1] for path in tree.paths], device=base.device)

@@ -1,6 +1,7 @@
 """The last layer's MLP, the largest part of it, computed only for the tokens whose output is used."""
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from daemon.training.engine.packing.shapes import filled, step
+
+_FOUND: weakref.WeakKeyDictionary[PreTrainedModel, Callable[[], torch.nn.Module | None]] = weakref.WeakKeyDictionary()
+"""By model, its last MLP: to look through all modules takes a part of a decoding step."""
 
 
 class _Narrowed:
@@ -54,6 +58,8 @@ def _with(mlp: torch.nn.Module, forward: Any) -> Iterator[None]:
 
 def _last(model: PreTrainedModel) -> torch.nn.Module | None:
     """The MLP that comes last, as most families name it."""
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    found = [module for name, module in decoder.named_modules() if name.endswith(".mlp")]
-    return found[-1] if found else None
+    if model not in _FOUND:
+        decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+        found = [module for name, module in decoder.named_modules() if name.endswith(".mlp")]
+        _FOUND[model] = weakref.ref(found[-1]) if found else lambda: None
+    return _FOUND[model]()

@@ -6,8 +6,8 @@ Each shape that is new is compiled first, which takes a millisecond and most of 
 import torch
 from torch.nn import functional
 
-STEP = 64
-"""Sizes are multiples of this."""
+STEP, SMALL = 64, 16
+"""Sizes are multiples of this, or of the other where they are less than one."""
 
 
 def step(dtype: torch.dtype) -> int:
@@ -25,4 +25,5 @@ def filled(places: torch.Tensor, count: int, multiple: int) -> torch.Tensor:
 
 def lengthened(rows: torch.Tensor) -> torch.Tensor:
     """(rows, width) with as many rows of zeros behind them as their number lacks."""
-    return functional.pad(rows, (0, 0, 0, -len(rows) % step(rows.dtype)))
+    multiple = step(rows.dtype) if len(rows) > STEP else min(SMALL, step(rows.dtype))
+    return functional.pad(rows, (0, 0, 0, -len(rows) % multiple))
