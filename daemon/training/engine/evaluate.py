@@ -49,11 +49,12 @@ def _per_line(tokens: TokenLosses, count: int) -> list[tuple[float, float]]:
 
 def _margins(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[float]:
     """Mean log-likelihood per token of expected less original; an example without original stands on its own."""
-    expected = forced(base, [(sequence.prompt, sequence.expected) for sequence in sequences], alive)
     rivals = [at for at, sequence in enumerate(sequences) if sequence.original]
-    original = forced(base, [(sequences[at].prompt, sequences[at].original) for at in rivals], alive)
-    losses = dict(zip(rivals, (loss for loss, _ in original), strict=True))
-    return [losses.get(at, 0.0) - loss for at, (loss, _) in enumerate(expected)]
+    lines = [(sequence.prompt, sequence.expected) for sequence in sequences]
+    lines += [(sequences[at].prompt, sequences[at].original) for at in rivals]
+    losses = [loss for loss, _ in forced(base, lines, alive)]
+    original = dict(zip(rivals, losses[len(sequences) :], strict=True))
+    return [original.get(at, 0.0) - loss for at, loss in enumerate(losses[: len(sequences)])]
 
 
 def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> Answer:
