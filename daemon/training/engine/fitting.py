@@ -13,13 +13,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Draw, Encoded
+from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import free_memory
 from daemon.training.engine.memory import BUDGETS, TYPICAL, Fit, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
 from daemon.training.engine.packing.attention import attends_to_trees, tree_attention
 from daemon.training.engine.packing.narrow import narrowed_as_now
 from daemon.training.engine.packing.passes import parts
-from daemon.training.engine.packing.tree import Tree, kinship, plant
+from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan
 
 
@@ -31,12 +32,12 @@ class Fitted:
     peak: int
 
 
-def fitted(base: Base, rows: Sequence[Encoded], plan: Plan, rank: int, limit: float) -> Fitted:
-    """How to train some rows; raises NothingFits. `limit`: GiB that the process may use, 0: all that there are."""
+def fitted(base: Base, material: Material, plan: Plan, rank: int, limit: float) -> Fitted:
+    """How to train on it so that it fits; raises NothingFits. `limit`: GiB that the process may use, 0: no limit."""
     shape = Shape.of(base.folder)
     four_bits = bool(getattr(base.model, "is_loaded_in_4bit", False))
     best = Fit(base.model.dtype.itemsize, four_bits=four_bits, accelerated=base.device.type == "cuda")
-    asked = work(base, rows, plan, rank)
+    asked = work(base, material, plan, rank)
     way = fit(shape, asked, best, available(base.device, limit), False)
     return Fitted(way, peak(shape, asked, way))
 
@@ -55,9 +56,10 @@ def available(device: torch.device, limit: float) -> int:
     return free_memory(limit)
 
 
-def work(base: Base, rows: Sequence[Encoded], plan: Plan, rank: int) -> Work:
+def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:
     """What the first epoch's minibatches will ask of memory; they are drawn here as they will be."""
-    draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), kinship([row.prompt for row in rows]))
+    rows = material.rows
+    draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), material.kin)
     drawn = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
     trees = [_planted(plan.objective, part) for part in drawn]
     largest = max(range(len(trees)), key=lambda at: len(trees[at].tokens))

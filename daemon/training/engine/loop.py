@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import Encoded
+from daemon.training.engine.batches import Encoded, Kin
 from daemon.training.engine.checkpoint import Checkpoint
 from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
@@ -27,6 +27,11 @@ class Material:
 
     rows: Sequence[Encoded]
     anchors: Sequence[Anchor] = ()
+    kin: Sequence[Kin] = field(init=False)
+    """By row, the long beginnings that it shares with others."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kin", kinship([row.prompt for row in self.rows]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def train(
 ) -> Trained:
     """Train the adapter that is on the base; raises JobFailed when the loss stays no number."""
     rows, anchors = material.rows, material.anchors
-    course = Course(adapted, plan, kinship([row.prompt for row in rows]), len(anchors))
+    course = Course(adapted, plan, material.kin, len(anchors))
     reached = checkpoint.read() if checkpoint else None
     if reached:
         course.resumed(*reached)

@@ -58,13 +58,14 @@ class Worker:
         planned = _plan(job, base, rows)
         anchors = unrelated(self._warm.anchors(self.report, base), rows) if planned.anchors else []
         clock.lap("anchors")
-        way = _fitted(job, base, rows, planned)
+        material = Material(rows, anchors)
+        way = _fitted(job, base, material, planned)
         base = replace(base, tokens=way.fit.tokens)
         checkpoint = Checkpoint(out.parent / "checkpoint", _identity(job, self._warm.stamp), job.checkpoint_every)
         starts_from = job.incumbent if planned.continues else None
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
             with recomputing(base.model) if way.fit.recompute else nullcontext():
-                trained = train(base, adapted, Material(rows, anchors), planned, self.report, checkpoint)
+                trained = train(base, adapted, material, planned, self.report, checkpoint)
             clock.lap("train")
             after = self._probe_candidate(base, sequences, trained)
             clock.lap("probe_candidate")
@@ -120,9 +121,9 @@ def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
         raise JobFailed(str(error), False) from error
 
 
-def _fitted(job: Job, base: Base, rows: Sequence[Encoded], planned: Plan) -> Fitted:
+def _fitted(job: Job, base: Base, material: Material, planned: Plan) -> Fitted:
     try:
-        return fitted(base, rows, planned, job.recipe.rank, job.memory_gb)
+        return fitted(base, material, planned, job.recipe.rank, job.memory_gb)
     except NothingFits as error:
         raise JobFailed(
             f"{error}, for a longest example of {error.longest} tokens; shorten it, take a smaller base model,"
