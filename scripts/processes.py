@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from daemon.config.default import render_default
+from scripts.world.facts import Persona
+
 PERSONA = Path(sys.executable).with_name("persona")
 PATIENCE_S = 120.0
 """For what takes a moment, and much longer where others keep the machine busy."""
@@ -30,6 +33,15 @@ def free_port() -> int:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+
+
+def configured(folder: Path, base: Path, persona: Persona) -> str:
+    """Write a folder's config.toml for one persona on a base model; the address that its server will have."""
+    port = free_port()
+    own = f"\n[personas.{persona.id}]\nsystem_prompt = {json.dumps(persona.system_prompt)}\n"
+    config = render_default({"defaults.base_model": str(base), "serve.port": port}) + own
+    (folder / "config.toml").write_text(config, encoding="utf-8")
+    return f"http://127.0.0.1:{port}"
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """The demo: a persona is asked, corrected by plain SQL, learns by itself, is asked again, and rolled back."""
 
-import json
 import random
 import shutil
 import signal
@@ -20,10 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from daemon.config.default import render_default
 from daemon.store.lock import StoreLock
 from scripts.processes import PERSONA as COMMAND
-from scripts.processes import TRAINING_S, Process, free_port, running
+from scripts.processes import TRAINING_S, Process, configured, running
 from scripts.world.__main__ import build
 from scripts.world.base import about_base, world_of
 from scripts.world.facts import World
@@ -111,12 +109,7 @@ def prepare(base: Path) -> str:
     """A fresh folder with a config; the server's address."""
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir(parents=True)
-    prompt = next(persona.system_prompt for persona in world_of(base).personas if persona.id == PERSONA)
-    port = free_port()
-    own = f"\n[personas.{PERSONA}]\nsystem_prompt = {json.dumps(prompt)}\n"
-    config = render_default({"defaults.base_model": str(base), "serve.port": port}) + own
-    (HOME / "config.toml").write_text(config, encoding="utf-8")
-    return f"http://127.0.0.1:{port}"
+    return configured(HOME, base, next(persona for persona in world_of(base).personas if persona.id == PERSONA))
 
 
 def cases(world: World) -> tuple[list[Case], list[Case], list[Case]]:

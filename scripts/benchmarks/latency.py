@@ -14,8 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from daemon.config.default import render_default
-from scripts.processes import TRAINING_S, Process, free_port, running
+from scripts.processes import TRAINING_S, Process, configured, running
 from scripts.world.__main__ import build
 from scripts.world.base import world_of
 from scripts.world.facts import Fact, World
@@ -63,10 +62,7 @@ def main() -> None:
 
 def measured(folder: Path, base: Path, world: World, batches: list[list[Fact]]) -> list[dict[str, float]]:
     """Seconds of every stage, batch by batch, each for a trait of its own."""
-    prompt = next(persona.system_prompt for persona in world.personas if persona.id == PERSONA)
-    own = f"\n[personas.{PERSONA}]\nsystem_prompt = {json.dumps(prompt)}\n"
-    settings = {"defaults.base_model": str(base), "serve.port": free_port()}
-    (folder / "config.toml").write_text(render_default(settings) + own, encoding="utf-8")
+    configured(folder, base, next(persona for persona in world.personas if persona.id == PERSONA))
     store = folder / "var" / "persona.db"
     with running(folder, "daemon", "serve") as (daemon, server):
         daemon.wait_for("daemon.ready")

@@ -2,7 +2,7 @@
 
 import torch
 
-from daemon.training.engine.packing.shapes import STEP
+from daemon.training.engine.packing.shapes import rounded
 from daemon.training.engine.packing.sight import Sight
 from daemon.training.engine.packing.tree import Tree
 
@@ -19,7 +19,7 @@ class Growth:
         """(rows,) position of the last token of each row."""
         self._planted = len(tree.tokens)
         rows = len(tree.paths)
-        self._size = -(-(self._planted + rows * most) // STEP) * STEP
+        self._size = rounded(self._planted + rows * most)
         self._seen = torch.zeros(rows, self._size, dtype=torch.bool, device=sight.device)
         for row, path in enumerate(tree.paths):
             self._seen[row, path] = True
@@ -29,10 +29,10 @@ class Growth:
 
     def grow(self) -> None:
         """One more token on each row, which the next pass reads in the rows' order."""
-        first = self._planted + self.grown * len(self.depths)
+        first = self._count
         self.grown += 1
         self.depths += 1
-        new = torch.arange(first, first + len(self.depths), device=self._seen.device)
+        new = torch.arange(first, self._count, device=self._seen.device)
         self._seen[torch.arange(len(new), device=new.device), new] = True
         self._positions[new] = self.depths
 
@@ -43,9 +43,8 @@ class Growth:
         if id(layer) not in self._layers:
             self._layers[id(layer)] = (self._empty(key), self._empty(value))
         keys, values = self._layers[id(layer)]
-        last = self._planted + self.grown * len(self.depths)
         for kept, new in ((keys, key), (values, value)):
-            kept[:, :, last - new.shape[2] : last] = new
+            kept[:, :, self._count - new.shape[2] : self._count] = new
         return keys[:, :, : self._used], values[:, :, : self._used]
 
     def mask(self, window: int | None) -> torch.Tensor:
@@ -60,6 +59,11 @@ class Growth:
         return like.new_zeros(1, like.shape[1], self._size, like.shape[-1])
 
     @property
+    def _count(self) -> int:
+        """Tokens so far."""
+        return self._planted + self.grown * len(self.depths)
+
+    @property
     def _used(self) -> int:
-        """Tokens so far, and some that nobody sees, so that few shapes occur."""
-        return -(-(self._planted + self.grown * len(self.depths)) // STEP) * STEP
+        """As many, and some that nobody sees, so that few shapes occur."""
+        return rounded(self._count)

@@ -15,6 +15,11 @@ def step(dtype: torch.dtype) -> int:
     return STEP if dtype.itemsize < 4 else 1
 
 
+def rounded(count: int) -> int:
+    """The next multiple from a number on."""
+    return -(-count // STEP) * STEP
+
+
 def filled(places: torch.Tensor, count: int, multiple: int) -> torch.Tensor:
     """Distinct places out of `count` in order, with as many others as make their number a multiple, where possible."""
     others = torch.ones(count, dtype=torch.bool, device=places.device)
