@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save as serialized
 
 from daemon.training.engine.base import Base
+from daemon.training.engine.fused import eased
 from daemon.training.engine.job import Recipe
-from daemon.training.engine.lowrank import ease
 from daemon.training.engine.report import JobFailed, first_line
 
 NAME = "candidate"
@@ -50,8 +50,7 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
             ' name modules of it in the config, or set target_modules = "all-linear"',
             blameless=True,
         ) from error
-    ease(adapted, NAME)
-    with _taken_off(adapted):
+    with _taken_off(adapted), eased(adapted, NAME):
         yield adapted
 
 
@@ -77,9 +76,7 @@ def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftMod
             " restore the layer or the base model, or roll back",
             blameless=True,
         ) from error
-    if trainable:
-        ease(adapted, NAME)
-    with _taken_off(adapted):
+    with _taken_off(adapted), eased(adapted, NAME) if trainable else nullcontext():
         yield adapted
 
 

@@ -4,35 +4,57 @@ PEFT's own casts and copies every activation in half precision; this computes th
 used where gradients flow; what only reads a model takes PEFT's way, as the server does.
 """
 
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import Linear
 from torch.nn import functional
 
 
-def ease(adapted: PeftModel, name: str) -> None:
-    """Have the plain LoRA layers of the adapter `name` trained this way."""
-    for module in adapted.modules():
-        if isinstance(module, Linear) and _plain(module, name):
-            module.forward = _Forward(module, name, module.forward)  # type: ignore[method-assign,assignment]
+class Making(Protocol):
+    """What a layer's values are made of: that is kept for the way back, and the values are made again from it."""
+
+    def made(self, *sources: torch.Tensor) -> torch.Tensor:
+        """The values (…, in)."""
+
+    def back(self, given: torch.Tensor, *sources: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Gradients of the sources from that of the values."""
 
 
-class _Forward:
-    """What a layer does with its input: (…, in) to (…, out)."""
+class Itself:
+    """Values that are made of nothing else."""
 
-    def __init__(self, layer: Linear, name: str, otherwise: Any) -> None:
-        self._layer, self._name, self._otherwise = layer, name, otherwise
+    def made(self, *sources: torch.Tensor) -> torch.Tensor:
+        """The only source."""
+        return sources[0]
+
+    def back(self, given: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Its gradient."""
+        return (given,)
+
+
+ITSELF = Itself()
+
+
+class Eased:
+    """What a LoRA layer does with its input: (…, in) to (…, out)."""
+
+    def __init__(self, layer: Linear, name: str) -> None:
+        self._layer, self._name, self._otherwise = layer, name, layer.forward
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
             found: torch.Tensor = self._otherwise(values)
             return found
+        return self.of(ITSELF, values)
+
+    def of(self, making: Making, *sources: torch.Tensor) -> torch.Tensor:
+        """The same with the values that are made of the sources, which alone are kept."""
         layer, name = self._layer, self._name
         plain, down, up = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]
+        frozen = plain.weight, plain.bias
         computed: torch.Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
-            values, plain.weight, plain.bias, down.weight, up.weight, layer.scaling[name]
+            making, frozen, down.weight, up.weight, layer.scaling[name], *sources
         )
         return computed
 
@@ -41,42 +63,46 @@ class _LowRank(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen (arXiv 2106.09685 §4.1), in the precision of x."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913 (autograd hands tensors over one by one)
+    def forward(
         ctx: Any,
-        values: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        making: Making,
+        frozen: tuple[torch.Tensor, torch.Tensor | None],
         down: torch.Tensor,
         up: torch.Tensor,
         scale: float,
+        *sources: torch.Tensor,
     ) -> torch.Tensor:
-        """values: (…, in); weight: (out, in); down: (rank, in); up: (out, rank)."""
-        flat = values.flatten(0, -2)
+        """Of x (…, in), made of the sources; frozen: W (out, in) and b; down: A (rank, in); up: B (out, rank)."""
+        values = making.made(*sources)
+        flat, (weight, bias) = values.flatten(0, -2), frozen
         low, high = down.to(values.dtype), (up * scale).to(values.dtype)
         inner = flat @ low.T
         output = functional.linear(flat, weight, bias).addmm_(inner, high.T)
-        ctx.save_for_backward(values, weight, inner, low, high)
-        ctx.scale, ctx.precision = scale, down.dtype
+        ctx.save_for_backward(inner, low, high, *sources)
+        ctx.making, ctx.weight, ctx.scale, ctx.precision = making, weight, scale, down.dtype
         return output.view(*values.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of the values, where they are wanted, and of both low-rank matrices."""
-        values, weight, inner, low, high = ctx.saved_tensors
-        flat, outer = values.flatten(0, -2), given[0].flatten(0, -2)
+        """Gradients of both low-rank matrices and, where they are wanted, of the sources."""
+        inner, low, high, *sources = ctx.saved_tensors
+        outer = given[0].flatten(0, -2)
         middle = outer @ high
-        to_down = (middle.T @ flat).to(ctx.precision)
+        values = ctx.making.made(*sources)
+        to_down = (middle.T @ values.flatten(0, -2)).to(ctx.precision)
         to_up = (outer.T @ inner).to(ctx.precision).mul_(ctx.scale)
-        to_values = None
-        if ctx.needs_input_grad[0]:
-            to_values = (outer @ weight).addmm_(middle, low).view(values.shape)
-        return to_values, None, None, to_down, to_up, None
+        to_sources: tuple[torch.Tensor | None, ...] = (None,) * len(sources)
+        if any(ctx.needs_input_grad[-len(sources) :]):
+            to_values = (outer @ ctx.weight).addmm_(middle, low).view(values.shape)
+            to_sources = ctx.making.back(to_values, *sources)
+        return None, None, to_down, to_up, None, *to_sources
 
 
-def _plain(layer: Linear, name: str) -> bool:
-    """Whether a layer is LoRA on a linear module and nothing else."""
+def plain(layer: torch.nn.Module, name: str) -> TypeGuard[Linear]:
+    """Whether a layer is LoRA on a frozen linear module and nothing else."""
     return (
-        type(layer.get_base_layer()) is torch.nn.Linear
+        isinstance(layer, Linear)
+        and type(layer.get_base_layer()) is torch.nn.Linear
         and name in layer.lora_A
         and name not in layer.lora_variant
         and isinstance(layer.lora_dropout[name], torch.nn.Identity)

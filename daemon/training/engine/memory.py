@@ -1,7 +1,7 @@
 """How much memory a training will need at most, from a model's config and the batch; standard library only.
 
 Counted are the weights, the adapter with its gradients and optimizer state, what a pass keeps for its way back, and
-the logits of one chunk. The numbers per token are those of a gated transformer block read through `lowrank` and
+the logits of one chunk. The numbers per token are those of a gated transformer block read through `fused` and
 `attention`; other blocks keep less or about as much.
 """
 
@@ -159,13 +159,13 @@ def weights(shape: Shape, way: Fit) -> int:
 def learning(shape: Shape, work: Work, way: Fit) -> int:
     """Bytes of a pass with gradients where it is largest: everything is kept, and the way back begins."""
     tokens, size = max(min(way.tokens, work.tokens), work.longest), way.bytes_each
-    # Norms keep what they are taken of, in float32 at least, and what comes of it.
-    norms = 2 * max(4, size) * shape.width + 2 * size * shape.width
+    # Both norms of a layer keep what they are taken of, and the products what comes of it.
+    norms = 4 * size * shape.width
     attention = 4 * size * shape.heads * shape.head_width + size * shape.heads * work.seen
-    layer = norms + attention + 4 * size * shape.inner
+    layer = norms + attention + 2 * size * shape.inner
     kept = layer + size * shape.width * shape.layers if way.recompute else layer * shape.layers
     logits = min(LOGITS, work.answers * shape.vocabulary) * 4 * 3
-    return int(tokens * (kept + 3 * size * shape.inner)) + logits
+    return int(tokens * (kept + 4 * size * shape.inner)) + logits
 
 
 def reading(shape: Shape, way: Fit) -> int:
