@@ -56,6 +56,8 @@ def unrelated(anchors: Sequence[Anchor], examples: Sequence[Encoded]) -> list[An
 
 def _questions(base: Base, count: int, alive: Callable[[], None]) -> list[str]:
     opening = base.chat.opening()
+    if not opening:
+        return []  # nothing tells the base that a question is to come
     generator = torch.Generator(base.device).manual_seed(0)
 
     def sample(logits: torch.Tensor) -> torch.Tensor:

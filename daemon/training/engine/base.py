@@ -26,8 +26,10 @@ class Capability:
     """It reads token trees: each token sees its ancestors only."""
     head: bool = False
     """Its logits are its head's, alone and on any of its states."""
+    narrow: bool = False
+    """Its last MLP makes each row of that row alone, and so may be computed for some of them."""
     why: str = ""
-    """Why something is missing, as a part of a sentence."""
+    """Why trees are missing, as a part of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Base:
     capability: Capability = Capability()
     tokens: int = TOKENS
     """Most tokens, padding included, that go through the model at once."""
+    recompute: bool = False
+    """Whether a pass with gradients computes layers again on the way back instead of keeping what is in them."""
 
     @property
     def parameters(self) -> int:

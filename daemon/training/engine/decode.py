@@ -12,7 +12,7 @@ from daemon.training.engine.memory import TOKENS
 from daemon.training.engine.packing.growth import Growth
 from daemon.training.engine.packing.passes import logits, states, tree_inputs
 from daemon.training.engine.packing.shapes import SMALL
-from daemon.training.engine.packing.tree import cut
+from daemon.training.engine.packing.tree import cut, plant
 
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """From logits (rows, vocabulary) to the next tokens (rows,)."""
@@ -110,9 +110,19 @@ class _Padded:
 def _groups(base: Base, prompts: Sequence[list[int]], rooms: Sequence[int]) -> Iterator[list[int]]:
     """Which prompts are continued together, so that keys and values of no more than so many tokens are kept."""
     if not base.capability.trees:
-        return chunks(range(len(prompts)), lambda at: len(prompts[at]) + rooms[at])
-    # The room is nobody else's: a token that no other prompt has stands for each place of it.
-    return cut(range(len(prompts)), lambda at: [prompts[at] + [-1 - at] * rooms[at]], TOKENS)
+        yield from chunks(range(len(prompts)), lambda at: len(prompts[at]) + rooms[at])
+        return
+    # Every row is given the room of the largest.
+    for alike in chunks(range(len(prompts)), lambda at: rooms[at]):
+        yield from cut(alike, lambda at: [prompts[at]], TOKENS)
+
+
+def decoded(base: Base, prompts: Sequence[list[int]], rooms: Sequence[int]) -> int:
+    """Most tokens whose keys and values are kept at once while some prompts are answered."""
+    groups = ([prompts[at] for at in group] for group in _groups(base, prompts, rooms))
+    if not base.capability.trees:
+        return max(len(group) * max(map(len, group)) for group in groups) + max(rooms)
+    return max(len(plant(group).tokens) + (len(group) + SMALL) * max(rooms) for group in groups)
 
 
 def _said(base: Base, voice: _Voice, rooms: list[int], alive: Callable[[], None], choose: Choose) -> list[list[int]]:
@@ -121,8 +131,9 @@ def _said(base: Base, voice: _Voice, rooms: list[int], alive: Callable[[], None]
     following = voice.begin()
     while True:
         chosen = choose(following)
+        tokens = chosen.tolist()
         for row in sorted(speaking):
-            said[row].append(int(chosen[row]))
+            said[row].append(tokens[row])
             if said[row][-1] in base.chat.stop_ids or len(said[row]) >= rooms[row]:
                 speaking.discard(row)
         if not speaking:

@@ -1,25 +1,22 @@
-"""How a batch is trained on a loaded base so that it fits into memory, and layers that are computed twice for it."""
+"""How a batch is trained on a loaded base so that it fits into memory."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
-from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Draw, Encoded
+from daemon.training.engine.decode import decoded
+from daemon.training.engine.evaluate import SPARE
 from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import free_memory
 from daemon.training.engine.memory import BUDGETS, TYPICAL, Fit, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
-from daemon.training.engine.packing.attention import attends_to_trees, tree_attention
-from daemon.training.engine.packing.narrow import narrowed_as_now
-from daemon.training.engine.packing.passes import parts
+from daemon.training.engine.packing.passes import Line, parts
+from daemon.training.engine.packing.shapes import rounded
 from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan
 
@@ -61,56 +58,39 @@ def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:
     rows = material.rows
     draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), material.kin)
     drawn = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
-    trees = [_planted(plan.objective, part) for part in drawn]
-    largest = max(range(len(trees)), key=lambda at: len(trees[at].tokens))
-    depths = trees[largest].depths
+    whole = replace(base, tokens=1 << 40)
+    sizes = [_read(whole, plan.objective, part) for part in drawn]
+    largest = max(range(len(drawn)), key=lambda at: sizes[at])
+    depths = _planted(plan.objective, drawn[largest]).depths
+    # The anchors' distance is a pass with gradients of its own, and not the larger one as a rule.
+    held = sorted((anchor.reference.line for anchor in material.anchors), key=_tokens, reverse=True)[: plan.batch_size]
     return Work(
-        tokens=len(depths),
+        tokens=max(sizes[largest], sum(map(_tokens, held))),
         longest=max(_length(plan.objective, row) for row in rows),
         seen=sum(depths) / len(depths) + 64,
         answers=max(sum(len(answer) for _, answer in plan.objective.lines(part)) for part in drawn),
         rank=rank,
+        decoded=decoded(base, [row.prompt for row in rows], [len(row.expected) + SPARE for row in rows]),
+        shapes=len({rounded(size) for size in sizes}),
         read={tokens: _read(replace(base, tokens=tokens), plan.objective, drawn[largest]) for tokens in BUDGETS},
     )
 
 
 def _read(base: Base, objective: Objective, rows: Sequence[Encoded]) -> int:
-    """How many tokens the passes over a minibatch read."""
+    """How many tokens, padding included, the passes over a minibatch read."""
     groups = parts(base, rows, lambda row: objective.lines([row]))
-    return sum(len(_planted(objective, group).tokens) for group in groups)
+    if base.capability.trees:
+        return sum(len(_planted(objective, group).tokens) for group in groups)
+    lines = [[_tokens(line) for line in objective.lines(group)] for group in groups]
+    return sum(max(lengths) * len(lengths) for lengths in lines)
 
 
 def _planted(objective: Objective, rows: Sequence[Encoded]) -> Tree:
     return plant([prompt + answer for prompt, answer in objective.lines(rows)])
 
 
-@contextmanager
-def recomputing(model: PreTrainedModel) -> Iterator[None]:
-    """Have the layers computed again on the way back; nothing else of a model is put into training."""
-    options = {"use_reentrant": False, "context_fn": partial(_alike, model)}
-    model.activation_checkpointing_enable(options)
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        # Its own flag alone: dropout inside stays as it is.
-        layer.training = True
-    try:
-        yield
-    finally:
-        model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
-        for layer in layers:
-            layer.training = False
-
-
-def _alike(model: PreTrainedModel) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a layer's first computation and its second, which takes place long after the pass: the same."""
-    trees = tree_attention(model) if attends_to_trees(model) else nullcontext()
-    return nullcontext(), _both(trees, narrowed_as_now(model))
-
-
-@contextmanager
-def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
-    with one, other:
-        yield
+def _tokens(line: Line) -> int:
+    return sum(map(len, line))
 
 
 def _length(objective: Objective, row: Encoded) -> int:

@@ -14,7 +14,7 @@ from daemon.training.engine.checkpoint import Checkpoint
 from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.job import Answer, Group, Step
-from daemon.training.engine.objectives import Objective, Share, drift, leaning, loss
+from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
 from daemon.training.engine.packing.passes import parts, token_losses
 from daemon.training.engine.packing.tree import kinship
 from daemon.training.engine.policy import Look, Plan, still_open
@@ -66,16 +66,15 @@ def train(
         drawn, held = course.draw()
         part = [rows[at] for at in drawn]
         fallen = _backward(base, part, plan.objective, course.leanings, report)
-        if held:
-            (course.pace.pull * drift(base, [anchors[at].reference for at in held])).backward()  # type: ignore[no-untyped-call]
-            report.alive("training")
+        _hold(base, [anchors[at].reference for at in held], course.pace.pull, report)
         sound = course.advance(fallen, len(part))
 
         look = _look(base, rows, report) if sound and plan.looks_after(course.step) else None
         if look:
             course.learnt = _learnt(rows, look)
             course.keep(look)
-            course.narrow(still_open(look))
+            if not plan.objective.preference:
+                course.narrow(still_open(look))
         if not sound or (look and course.pace.worse(look)):
             course.go_back()
         report.emit(clock.step(course, part, base.peak_gb))
@@ -120,6 +119,14 @@ def _backward(
         # On a slow machine one step may take longer than the silence after which the child counts as hung.
         report.alive("training")
     return total / share.said
+
+
+def _hold(base: Base, references: Sequence[Reference], pull: float, report: Reporter) -> None:
+    """Add the gradients of the mean distance to some references, nats per token, times `pull`."""
+    said = sum(len(reference.line[1]) for reference in references)
+    for group in parts(base, references, lambda reference: [reference.line]):
+        (pull * drift(base, group) / said).backward()  # type: ignore[no-untyped-call]
+        report.alive("training")
 
 
 @torch.no_grad()

@@ -76,6 +76,8 @@ def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftMod
             " restore the layer or the base model, or roll back",
             blameless=True,
         ) from error
+    # A layer from elsewhere may come with dropout, which would differ between what shares a beginning.
+    adapted.eval()
     with _taken_off(adapted), eased(adapted, NAME) if trainable else nullcontext():
         yield adapted
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.training.engine.weights import shapes_in
+from daemon.training.engine.weights import shapes_in, weight_files
 
 FLOOR = 410_000_000
 """Bytes of a process that has loaded torch, transformers and PEFT, and no model."""
@@ -63,24 +63,27 @@ class Shape:
 
     @staticmethod
     def of(folder: Path) -> "Shape":
-        """Read a model folder's config.json and the beginnings of its weights; raises OSError, ValueError, KeyError."""
+        """Read a model folder's config.json and the beginnings of its weights; raises OSError or ValueError."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)
         shapes = shapes_in(folder)
-        width = _first(config, "hidden_size", "n_embd")
-        heads = _first(config, "num_attention_heads", "n_head")
-        matrices = [shape for name, shape in shapes.items() if len(shape) == 2 and _in_a_layer(name)]
+        matrices = [shape for name, shape in shapes.items() if len(shape) == 2 and _layer(name) is not None]
+        # What a config calls by a name of its own is read off the embedding, and the layers are counted.
+        embedding = max((shape for shape in shapes.values() if len(shape) == 2), key=math.prod)
+        layers = {_layer(name) for name in shapes} - {None}
+        width = _first(config, min(embedding), "hidden_size", "n_embd", "d_model")
+        heads = _first(config, max(1, width // 64), "num_attention_heads", "n_head", "num_heads", "n_heads")
         return Shape(
             parameters=sum(math.prod(shape) for shape in shapes.values()),
             linear=sum(math.prod(shape) for shape in matrices),
             edges=sum(sum(shape) for shape in matrices),
-            layers=_first(config, "num_hidden_layers", "n_layer"),
+            layers=_first(config, len(layers), "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
             width=width,
             inner=config.get("intermediate_size") or config.get("n_inner") or 4 * width,
             heads=heads,
             head_width=config.get("head_dim") or width // heads,
-            vocabulary=config["vocab_size"],
-            stored=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            vocabulary=_first(config, max(embedding), "vocab_size"),
+            stored=sum(file.stat().st_size for file in weight_files(folder)),
         )
 
 
@@ -97,6 +100,10 @@ class Work:
     answers: int
     """Tokens with loss in the largest minibatch."""
     rank: int = 16
+    decoded: int = TOKENS
+    """Most tokens whose keys and values are kept at once while answers are decoded."""
+    shapes: int = 1
+    """How many sizes its minibatches have, of those that products are compiled for."""
     read: Mapping[int, int] = field(default_factory=dict)
     """By tokens of a pass, how many all passes of that minibatch read: its beginnings in each, as cuts part them."""
 
@@ -147,7 +154,7 @@ def peak(shape: Shape, work: Work, way: Fit) -> int:
     if way.bytes_each < 4 and not way.accelerated:
         floor += KERNELS
     loading = 0 if way.accelerated else shape.stored + weights(shape, way)
-    return floor + max(loading, staying + int(factor * max(learning(shape, work, way), reading(shape, way))))
+    return floor + max(loading, staying + int(factor * max(learning(shape, work, way), reading(shape, work, way))))
 
 
 def weights(shape: Shape, way: Fit) -> int:
@@ -168,19 +175,17 @@ def learning(shape: Shape, work: Work, way: Fit) -> int:
     return int(tokens * (kept + 4 * size * shape.inner)) + logits
 
 
-def reading(shape: Shape, way: Fit) -> int:
+def reading(shape: Shape, work: Work, way: Fit) -> int:
     """Bytes of a pass without gradients: keys and values of all layers for decoding, and the logits of its rows."""
     cache = 2 * shape.layers * shape.heads * shape.head_width * way.bytes_each
-    return TOKENS * (cache + 3 * shape.inner * way.bytes_each) + LOGITS * 4
+    return work.decoded * (cache + 3 * shape.inner * way.bytes_each) + LOGITS * 4
 
 
-def _first(config: Mapping[str, Any], *names: str) -> int:
-    """The first of some keys that a config has; families name the same thing differently."""
-    for name in names:
-        if name in config:
-            return int(config[name])
-    raise KeyError(names[0])
+def _first(config: Mapping[str, Any], otherwise: int, *names: str) -> int:
+    """The first of some keys that a config has a number for; families name the same thing differently."""
+    return next((config[name] for name in names if isinstance(config.get(name), int)), otherwise)
 
 
-def _in_a_layer(name: str) -> bool:
-    return any(part.isdigit() for part in name.split("."))
+def _layer(name: str) -> str | None:
+    """The number of the layer that a tensor belongs to; None where it is in none."""
+    return next((part for part in name.split(".") if part.isdigit()), None)

@@ -115,7 +115,7 @@ def references(base: Base, lines: Sequence[Line]) -> list[Reference]:
 
 
 def drift(base: Base, known: Sequence[Reference]) -> torch.Tensor:
-    """Mean KL of the reference to the model as it is now, nats per answer token."""
+    """KL of the references to the model as it is now, nats, summed over the answers' tokens."""
     states, _ = answer_states(base, [reference.line for reference in known])
     top, ids = (torch.cat(each) for each in ([one.top for one in known], [one.ids for one in known]))
 
@@ -123,7 +123,7 @@ def drift(base: Base, known: Sequence[Reference]) -> torch.Tensor:
         distances = divergence(found, top[which], ids[which])
         return distances, distances.detach()
 
-    return per_token(base, states, criterion)[0].mean()
+    return per_token(base, states, criterion)[0].sum()
 
 
 def divergence(found: torch.Tensor, top: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def to_train(recipe: Recipe, sequences: Sequence[Encoded]) -> list[Encoded]:
 
 
 def still_open(look: "Look") -> list[int]:
-    """Which rows are to be trained until the next look: the others lead by enough, so their loss is zero anyway."""
+    """Which rows are to be trained until the next look: the likelihood of the others counts no more."""
     rows = range(len(look.leads))
     return [row for row in rows if look.leads[row] < LEAD] or list(rows)
 

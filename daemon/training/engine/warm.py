@@ -13,10 +13,12 @@ from daemon.training.engine.fitting import needs_four_bits
 from daemon.training.engine.job import Loaded
 from daemon.training.engine.memory import NothingFits
 from daemon.training.engine.methods import lacks_for
-from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.packing.capability import REFUSALS, asked
 from daemon.training.engine.policy import anchor_count
 from daemon.training.engine.report import JobFailed, Reporter, first_line
 from daemon.training.engine.weights import parameters_in
+
+_UNUSABLE = (OSError, *REFUSALS, ImportError, SafetensorError)
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class Warm:
         if self._base is None or stamp != self.stamp:
             self.drop()
             with report.beating(f"loading {reference}"):
-                self._base = asked(_load(reference, method, memory_gb))
+                self._base = _load(reference, method, memory_gb)
             self.stamp = stamp
             seconds = time.monotonic() - began
         else:
@@ -68,12 +70,21 @@ def _load(reference: str, method: str, memory_gb: float) -> Base:
         here = device()
         dtype = precision(here, parameters_in(folder))
         four_bits = method == "qlora" or needs_four_bits(folder, dtype, here, memory_gb, can=not why)
-        return replace(load_base(str(folder), dtype, four_bits), folder=folder)
+        return asked(replace(load_base(str(folder), dtype, four_bits), folder=folder))
     except NothingFits as error:
         raise JobFailed(f"base model {reference} is too large: {error}; take a smaller one", True, True) from error
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
         raise JobFailed(
             f"base model {reference} cannot be loaded: {first_line(error)}; base_model must name a folder with"
             " config.json, tokenizer and safetensors weights, or a model id of the hub that this machine can reach",

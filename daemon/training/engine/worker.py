@@ -16,7 +16,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.checkpoint import Checkpoint
 from daemon.training.engine.evaluate import probe
-from daemon.training.engine.fitting import Fitted, fitted, recomputing
+from daemon.training.engine.fitting import Fitted, fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.memory import NothingFits
@@ -60,12 +60,11 @@ class Worker:
         clock.lap("anchors")
         material = Material(rows, anchors)
         way = _fitted(job, base, material, planned)
-        base = replace(base, tokens=way.fit.tokens)
+        base = replace(base, tokens=way.fit.tokens, recompute=way.fit.recompute)
         checkpoint = Checkpoint(out.parent / "checkpoint", _identity(job, self._warm.stamp), job.checkpoint_every)
         starts_from = job.incumbent if planned.continues else None
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
-            with recomputing(base.model) if way.fit.recompute else nullcontext():
-                trained = train(base, adapted, material, planned, self.report, checkpoint)
+            trained = train(base, adapted, material, planned, self.report, checkpoint)
             clock.lap("train")
             after = self._probe_candidate(base, sequences, trained)
             clock.lap("probe_candidate")

@@ -61,9 +61,9 @@ def attend(
         if sight.grown:
             return _masked(query, keys, values, sight.mask(window), scale, cap).transpose(1, 2), None
         sight = sight.sight
-    if cap is not None or query.device.type != "cpu":
+    if query.device.type != "cpu":
         return _masked(query, key, value, sight.mask(window), scale, cap).transpose(1, 2), None
-    output: torch.Tensor = _Attention.apply(query[0], key[0], value[0], sight.tiles(window), scale)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = _Attention.apply(query[0], key[0], value[0], sight.tiles(window), scale, cap)  # type: ignore[no-untyped-call]
     return output[None], None
 
 
@@ -84,10 +84,19 @@ class _Attention(torch.autograd.Function):
     """Softmax attention, tile by tile; the probabilities are kept for the way back."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: list[Tile], scale: float
+    def forward(  # noqa: PLR0913 (autograd hands everything over one by one)
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        tiles: list[Tile],
+        scale: float,
+        cap: float | None,
     ) -> torch.Tensor:
-        """All are (heads, tokens, width), but the output is (tokens, heads, width); several heads may share a key."""
+        """All are (heads, tokens, width), but the output is (tokens, heads, width); several heads may share a key.
+
+        cap: what no score exceeds, by cap · tanh(score / cap); None: none.
+        """
         heads, tokens, _ = query.shape
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         output = value.new_empty(tokens, heads, value.shape[-1])
@@ -97,12 +106,14 @@ class _Attention(torch.autograd.Function):
         kept, room = [], _room(tiles, sharp) if sharp.dtype != value.dtype else None
         for tile in tiles:
             scores = _products(_rows(sharp, tile, key), _of(keys, tile.keys), room)
+            if cap is not None:
+                scores.div_(cap).tanh_().mul_(cap)
             scores.view(heads, tile.rows, -1)[:, :, tile.open :].masked_fill_(tile.hidden, -math.inf)
             seen = torch.softmax(scores, -1, out=scores).to(value.dtype)
             answers[:, tile.here] = (seen @ _of(value, tile.keys)).view(heads, tile.rows, -1)
             kept.append(seen)
         ctx.save_for_backward(query, key, value, output, *kept)
-        ctx.tiles, ctx.scale = tiles, scale
+        ctx.tiles, ctx.scale, ctx.cap = tiles, scale, cap
         return output
 
     @staticmethod
@@ -113,16 +124,21 @@ class _Attention(torch.autograd.Function):
         # What softmax takes off each row (FlashAttention, arXiv 2205.14135 §B.2).
         weighed = torch.linalg.vecdot(gradients[0], output).T.unsqueeze(-1)
         # In memory (tokens, heads, width), as the layers below want them.
-        queries, keys, values = (torch.zeros_like(each.transpose(0, 1)).transpose(0, 1) for each in (query, key, value))
+        queries, keys, values = (
+            each.new_zeros(each.shape[1], each.shape[0], each.shape[2]).transpose(0, 1) for each in (query, key, value)
+        )
         room = _room(ctx.tiles, given)
         for tile, seen in zip(ctx.tiles, kept, strict=True):
             ours, wanted = _rows(query, tile, key), _rows(given, tile, key)
             change = _products(wanted, _of(value, tile.keys), room)
             change.sub_(_rows(weighed, tile, key)).mul_(seen)
+            if ctx.cap is not None:
+                scores = exact(ours) * (ctx.scale / ctx.cap) @ exact(_of(key, tile.keys)).transpose(1, 2)
+                change.mul_(1 - scores.tanh_().square_())
             queries[:, tile.here] = (change @ _of(key, tile.keys)).view(len(query), tile.rows, -1)
             _add(keys, tile.keys, change.transpose(1, 2) @ ours)
             _add(values, tile.keys, seen.transpose(1, 2) @ wanted)
-        return queries.mul_(ctx.scale), keys.mul_(ctx.scale), values, None, None
+        return queries.mul_(ctx.scale), keys.mul_(ctx.scale), values, None, None, None
 
 
 def _room(tiles: list[Tile], like: torch.Tensor) -> torch.Tensor:

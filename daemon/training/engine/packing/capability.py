@@ -11,43 +11,80 @@ from typing import Any
 import torch
 
 from daemon.training.engine.base import Base, Capability
-from daemon.training.engine.packing.passes import Line, answer_states, logits
+from daemon.training.engine.packing.passes import Line, answer_states, logits, pass_inputs, states
 from daemon.training.engine.report import first_line
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
-"""Largest difference of two logits that rounding makes, as a share of the largest logit; half precision: 5 %."""
+"""Largest difference of two logits that rounding makes, as a share of the largest logit."""
+_HALF, _NOISE = (0.005, 0.05), 4.0
+"""The same in half precision, at least and at most: some times what padding alone makes of it."""
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+REFUSALS = (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError)
+"""What models raise that are asked for what they cannot do."""
 _BY_LENGTH = {"longrope", "dynamic"}
 """Kinds of rotary positions that depend on how long the longest sequence of a pass is."""
 
 
 @torch.no_grad()
 def asked(base: Base) -> Base:
-    """The base with what it has been seen to be capable of."""
+    """The base with what it has been seen to be capable of; raises whatever the model does on plain sequences."""
     lines = _family()
     expected = torch.cat([_alone(base, line) for line in lines])
     try:
         able = replace(base, capability=Capability(head=True))
-        head = _agrees(able, lines[:1], expected[: len(lines[0][1])])
-    except (AttributeError, TypeError, ValueError, RuntimeError):
+        head = not _differs(able, lines[:1], expected[: len(lines[0][1])], _TOLERANCE.get(base.model.dtype, _HALF[1]))
+    except REFUSALS:
         head = False
     capable = Capability(head=head)
-    if why := _declared(base):
-        return replace(base, capability=replace(capable, why=why))
-    able = replace(base, capability=replace(capable, trees=True))
+    tolerance = _tolerance(replace(base, capability=capable), lines, expected)
+    why = _declared(base)
+    if not why:
+        able = replace(base, capability=replace(capable, trees=True))
+        try:
+            why = _differs(able, lines, expected, tolerance)
+        except REFUSALS as error:
+            why = f"it takes no token trees ({first_line(error)})"
+    capable = replace(capable, trees=not why, why=why)
+    able = replace(base, capability=replace(capable, narrow=True))
     try:
-        trees = _agrees(able, lines, expected)
-    except (AttributeError, TypeError, ValueError, KeyError, RuntimeError) as error:
-        return replace(base, capability=replace(capable, why=f"it takes no token trees ({first_line(error)})"))
-    why = "" if trees else "it computes token trees differently from sequences"
-    return replace(base, capability=replace(capable, trees=trees, why=why))
+        narrow = not _differs(able, lines, expected, tolerance)
+    except REFUSALS:
+        narrow = False
+    return replace(base, capability=replace(capable, narrow=narrow))
 
 
-def _agrees(base: Base, lines: list[Line], expected: torch.Tensor) -> bool:
-    states, _ = answer_states(base, lines)
-    difference = (logits(base, states) - expected).abs().max()
-    tolerance = _TOLERANCE.get(base.model.dtype, 0.05)
-    return bool(difference <= tolerance * max(1.0, float(expected.abs().max())))
+def _differs(base: Base, lines: list[Line], expected: torch.Tensor, tolerance: float) -> str:
+    """Why a pass over some lines is not what they are one by one; empty when it is. Raises one of REFUSALS."""
+    rows = [prompt + answer[:-1] for prompt, answer in lines]
+    inputs, paths = pass_inputs(base, rows)
+    at = [place for (prompt, _), path in zip(lines, paths, strict=True) for place in path[len(prompt) - 1 :]]
+    found = logits(base, states(base, inputs, torch.tensor(at, device=base.device)))
+    if float((found - expected).abs().max()) > tolerance * max(1.0, float(expected.abs().max())):
+        return "it computes token trees differently from sequences"
+    window = getattr(base.model.config.get_text_config(), "sliding_window", None)
+    # The sequences are shorter than any window, so it would not show in what was computed.
+    if base.capability.trees and window and _slides(base) and window not in inputs["sight"].windows:
+        return "it does not hand its sliding window to the attention"
+    return ""
+
+
+def _tolerance(base: Base, lines: list[Line], expected: torch.Tensor) -> float:
+    """By how much logits may differ, as a share of the largest."""
+    if base.model.dtype in _TOLERANCE:
+        return _TOLERANCE[base.model.dtype]
+    least, most = _HALF
+    try:
+        padded, _ = answer_states(base, lines)
+        noise = float((logits(base, padded) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    except REFUSALS:
+        return most
+    return min(most, max(least, _NOISE * noise))
+
+
+def _slides(base: Base) -> bool:
+    """Whether some layers are said to see a window only; a config that names no kinds means all of them."""
+    kinds = getattr(base.model.config.get_text_config(), "layer_types", None)
+    return kinds is None or "sliding_attention" in kinds
 
 
 def _family() -> list[Line]:

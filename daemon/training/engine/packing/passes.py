@@ -1,7 +1,7 @@
 """One pass of some answers through the model: as a token tree where the model can read one, else as padded rows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from daemon.training.engine.batches import chunks, pad_left
 from daemon.training.engine.memory import LOGITS
 from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.narrow import narrowed
+from daemon.training.engine.packing.recompute import recomputing
 from daemon.training.engine.packing.shapes import lengthened, step
 from daemon.training.engine.packing.sight import Sight
 from daemon.training.engine.packing.tree import Tree, Unit, cut, plant
@@ -74,7 +75,7 @@ def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Plac
     """What the head makes the answers' tokens of, (answer tokens, width), and where these are."""
     # The last token predicts nothing, so it is not read.
     rows = [prompt + answer[:-1] for prompt, answer in lines]
-    inputs, paths = _tree(base, rows) if base.capability.trees else _padded(base, rows)
+    inputs, paths = pass_inputs(base, rows)
     at = [place for (prompt, _), path in zip(lines, paths, strict=True) for place in path[len(prompt) - 1 :]]
     answers = [token for _, answer in lines for token in answer]
     owners = [line for line, (_, answer) in enumerate(lines) for _ in answer]
@@ -85,7 +86,13 @@ def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Plac
 def states(base: Base, inputs: dict[str, Any], at: torch.Tensor) -> torch.Tensor:
     """What the head makes tokens of, (places, width), at some places of a pass, its rows laid end to end."""
     model = base.model
-    with tree_attention(model) if base.capability.trees else nullcontext(), narrowed(model, at):
+    with ExitStack() as around:
+        if base.capability.trees:
+            around.enter_context(tree_attention(model))
+        if base.capability.narrow:
+            around.enter_context(narrowed(model, at))
+        if base.recompute and torch.is_grad_enabled():
+            around.enter_context(recomputing(model))
         if base.capability.head:
             decoder = model.get_decoder()  # type: ignore[no-untyped-call]
             output = decoder(**inputs, use_cache=False).last_hidden_state
@@ -170,14 +177,11 @@ def tree_inputs(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], 
     return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device, multiple)}, tree
 
 
-def _tree(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
-    """Inputs of one pass over the tree of some token rows, and where in it the tokens of each are."""
-    inputs, tree = tree_inputs(base, rows)
-    return inputs, tree.paths
-
-
-def _padded(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
-    """The same for a batch of rows, padded on the left."""
+def pass_inputs(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
+    """Inputs of one pass over some token rows, as a tree or else padded, and where in it the tokens of each are."""
+    if base.capability.trees:
+        inputs, tree = tree_inputs(base, rows)
+        return inputs, tree.paths
     ids, mask, positions = pad_left(base, rows)
     width = ids.shape[1]
     paths = [list(range((at + 1) * width - len(row), (at + 1) * width)) for at, row in enumerate(rows)]

@@ -46,6 +46,9 @@ class Sight:
     step: int = 1
     """What the number of keys is made a multiple of, by some that nobody sees."""
     _tiles: dict[int | None, list[Tile]] = field(default_factory=dict)
+    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    windows: set[int | None] = field(default_factory=set)
+    """Which windows were asked for so far."""
     _ends: torch.Tensor = field(init=False)
     _depths: torch.Tensor = field(init=False)
 
@@ -54,6 +57,7 @@ class Sight:
 
     def tiles(self, window: int | None) -> list[Tile]:
         """All tokens; `window` is how many positions of its path a token sees, itself included."""
+        self.windows.add(window)
         if window is not None and window > max(self.tree.depths):
             window = None
         if window not in self._tiles:
@@ -64,7 +68,11 @@ class Sight:
 
     def mask(self, window: int | None) -> torch.Tensor:
         """(tokens, tokens), true where the row's token sees the column's."""
-        return self._seen(0, len(self.tree.tokens), torch.arange(len(self.tree.tokens)), window).to(self.device)
+        self.windows.add(window)
+        if window not in self._masks:
+            tokens = len(self.tree.tokens)
+            self._masks[window] = self._seen(0, tokens, torch.arange(tokens), window).to(self.device)
+        return self._masks[window]
 
     def _tile(self, first: int, last: int, window: int | None) -> Tile:
         above = (self._ends[:first] > first).nonzero().flatten()
