@@ -84,6 +84,13 @@ class LayerDirectories:
         """Remove what the attempts of a run have staged."""
         shutil.rmtree(self._staged_runs() / _slug(run, "run"), ignore_errors=True)
 
+    def discard_candidates(self, run: str) -> None:
+        """Remove the candidates that its attempts have staged, and keep what the next attempt can go on from."""
+        folder = self._staged_runs() / _slug(run, "run")
+        for staged in folder.iterdir() if folder.is_dir() else ():
+            if staged.name.isdigit():
+                shutil.rmtree(staged, ignore_errors=True)
+
     def discard_all_but(self, runs: Collection[str]) -> None:
         """Remove what runs have staged that are over."""
         if self._staged_runs().is_dir():

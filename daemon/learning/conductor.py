@@ -21,7 +21,7 @@ from daemon.learning.dataset import Dataset
 from daemon.learning.gate import Decision, Verdict
 from daemon.learning.turns import backoff
 from daemon.store.store import Store
-from daemon.training.engine.job import Finished, Job, Loaded, Step
+from daemon.training.engine.job import Finished, Job, Loaded, Resumed, Step
 from daemon.training.trainer import Trainer
 
 T = TypeVar("T")
@@ -179,6 +179,8 @@ class Conductor:
                             log.warning("run.fallback", reads="padded batches instead of trees", reason=event.fallback)
                         # Now, and not at the end: the folder may hold another model by then.
                         fingerprint = await asyncio.to_thread(base_fingerprint, Path(event.folder))
+                    case Resumed():
+                        log.info("run.resumed", step=event.step, steps=event.steps)
                     case Step():
                         self.on_step(attempt.run, event)
                         if time.monotonic() - last_logged >= _LOG_EVERY_S:
@@ -241,7 +243,10 @@ class Conductor:
             await self.store.runs.retry(current, reason, self.clock(), failed=False)
         if current and (ours or not current.state.live):
             await candidate.retract(self.store, self.layers, current)
-        self.layers.discard(run.id)
+        if current and current.state.live:
+            self.layers.discard_candidates(run.id)
+        else:
+            self.layers.discard(run.id)
 
     async def _failed(self, run: Run, failure: Exception, log: structlog.stdlib.BoundLogger) -> None:
         """Back to planned after a while, or to the end when it failed too often or another attempt cannot help."""

@@ -89,11 +89,12 @@ class Daemon:
             if run.state in (RunState.PLANNED, RunState.PROMOTING):
                 continue
             log = _log.bind(persona=run.key.persona, trait=run.key.trait, run=run.id)
-            self.conductor.layers.discard(run.id)
+            self.conductor.layers.discard_candidates(run.id)
             now = self.conductor.clock()
             if run.failures >= _INTERRUPTIONS_BORNE:
                 reason = f"interrupted or failed {run.failures} times"
                 aside = await self.store.runs.fail(run, reason, now)
+                self.conductor.layers.discard(run.id)
                 log.error("run.failed", reason=reason)
                 log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
             else:

@@ -11,7 +11,7 @@ import pytest
 from scripts.processes import PATIENCE_S, TRAINING_S, Process, running
 from scripts.world.base import ensure_base, world_of
 from tests.acceptance.support import ENDLESS, Home, corrections
-from tests.processes import gone
+from tests.processes import gone, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -66,6 +66,22 @@ def test_asked_to_stop_in_training_it_leaves_soon_and_loses_nothing(home: Home) 
         assert all(map(gone, children))
     assert home.rows("SELECT state, attempt, failures FROM training_runs") == [("planned", 2, 0)]
     assert home.rows("SELECT outcome, count(*) FROM run_corrections GROUP BY 1") == [("claimed", 10)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_goes_on_where_the_last_daemon_left_it(home: Home, how: signal.Signals) -> None:
+    home.write_config(f'{ENDLESS}checkpoint = "100ms"\n')
+    staged = home.folder / "var" / "layers" / ".staging"
+    with running(home.folder, "daemon") as (first,):
+        in_training(first, home)
+        wait_until(lambda: bool(list(staged.glob("*/checkpoint/state.json"))), "a checkpoint")
+        first.process.send_signal(how)
+        first.process.wait(PATIENCE_S)
+    logged = (home.folder / "daemon.log").stat().st_size
+    with running(home.folder, "daemon") as (second,):
+        resumed = second.wait_for("run.resumed", TRAINING_S, since=logged)
+        training = second.wait_for("run.training", TRAINING_S, since=logged)
+    assert 1 <= resumed["step"] < training["step"]
 
 
 def test_asked_twice_it_leaves_at_once(home: Home) -> None:

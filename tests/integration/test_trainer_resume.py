@@ -87,6 +87,14 @@ def test_what_changed_meanwhile_is_trained_from_the_start(base: Path, tmp_path: 
     assert '"step": 1,' in stream.getvalue()
 
 
+def test_a_training_goes_on_although_nothing_can_be_saved(base: Path, tmp_path: Path) -> None:
+    asked = job(base, tmp_path / "run" / "1", recipe=recipe("fixed", "sft"), checkpoint_every=OFTEN)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.new").write_text("in the way")
+    assert Worker(Reporter(io.StringIO())).do(asked).trained
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
     mine = Checkpoint(tmp_path / "checkpoint", "mine", 1.0)
     assert mine.read() is None
@@ -97,5 +105,10 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
     assert mine.read() is None
     mine.write({}, {"step": 4})
     assert mine.read() == ({}, {"step": 4})
+    # Killed between the two renamings, the one before is there still.
+    mine.folder.rename(mine.folder.with_suffix(".old"))
+    assert mine.read() == ({}, {"step": 4})
+    mine.write({}, {"step": 5})
+    assert mine.read() == ({}, {"step": 5})
     shutil.rmtree(mine.folder)
     assert mine.read() is None and list(tmp_path.iterdir()) == []

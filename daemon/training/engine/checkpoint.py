@@ -1,9 +1,13 @@
 """What a training has reached, on disk, so that a killed child's successor goes on from there to the same adapter."""
 
+import hashlib
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +38,41 @@ class Checkpoint:
         return 0 < self.every <= time.monotonic() - self._written
 
     def write(self, tensors: Tensors, facts: Facts) -> None:
-        """Replace what was there, whole or not at all."""
+        """Replace what was there, whole or not at all; a training goes on where that cannot be done."""
+        self._written = time.monotonic()
+        try:
+            self._replace(tensors, facts)
+        except (OSError, SafetensorError) as error:
+            print(f"no checkpoint in {self.folder}, so that a restart would begin anew: {error}", file=sys.stderr)
+
+    def _replace(self, tensors: Tensors, facts: Facts) -> None:
         fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh / _TENSORS)
         (fresh / _FACTS).write_text(json.dumps({"identity": self.identity, **facts}), encoding="utf-8")
         if self.folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             self.folder.rename(old)
         fresh.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)
-        self._written = time.monotonic()
 
     def read(self) -> tuple[Tensors, Facts] | None:
         """What was reached; None where nothing was, or nothing that can be gone on from."""
-        try:
-            facts = json.loads((self.folder / _FACTS).read_text(encoding="utf-8"))
-            if facts.pop("identity", None) != self.identity:
-                return None
-            return load_file(self.folder / _TENSORS), facts
-        except (OSError, ValueError, SafetensorError):
-            return None
+        for folder in (self.folder, self.folder.with_suffix(".old")):
+            try:
+                facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+                if facts.pop("identity", None) == self.identity:
+                    return load_file(folder / _TENSORS), facts
+            except (OSError, ValueError, SafetensorError):
+                continue
+        return None
+
+
+@cache
+def program() -> str:
+    """What computes here: another version of it may reach another adapter."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return " ".join([digest.hexdigest(), *(version(name) for name in ("torch", "transformers", "peft"))])

@@ -109,6 +109,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """An earlier attempt's checkpoint was found: training goes on after this step of `steps`."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer step is done; `steps` is the most there can be, `loss` is per answer token."""
 
@@ -172,8 +180,8 @@ class Failed:
     """Whether the machine or the base model is at fault, whatever the examples are."""
 
 
-Event = Alive | Loaded | Step | Finished | Failed
-_EVENTS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Alive, Loaded, Step, Finished, Failed)}
+Event = Alive | Loaded | Resumed | Step | Finished | Failed
+_EVENTS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Alive, Loaded, Resumed, Step, Finished, Failed)}
 
 
 def event_line(event: Event) -> str:

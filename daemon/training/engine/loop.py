@@ -13,7 +13,7 @@ from daemon.training.engine.batches import Encoded, Kin
 from daemon.training.engine.checkpoint import Checkpoint
 from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
-from daemon.training.engine.job import Answer, Group, Step
+from daemon.training.engine.job import Answer, Group, Resumed, Step
 from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
 from daemon.training.engine.packing.passes import parts, token_losses
 from daemon.training.engine.packing.tree import kinship
@@ -58,6 +58,7 @@ def train(
     reached = checkpoint.read() if checkpoint else None
     if reached:
         course.resumed(*reached)
+        report.emit(Resumed(course.step, plan.steps))
     else:
         course.leanings = _leanings(base, rows, plan.objective, report)
     clock = _Clock(plan.steps, course.step)

@@ -14,7 +14,7 @@ from daemon.training.engine import lora
 from daemon.training.engine.anchors import unrelated
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
-from daemon.training.engine.checkpoint import Checkpoint
+from daemon.training.engine.checkpoint import Checkpoint, program
 from daemon.training.engine.evaluate import probe
 from daemon.training.engine.fitting import Fitted, fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
@@ -61,7 +61,7 @@ class Worker:
         material = Material(rows, anchors)
         way = _fitted(job, base, material, planned)
         base = replace(base, tokens=way.fit.tokens, recompute=way.fit.recompute)
-        checkpoint = Checkpoint(out.parent / "checkpoint", _identity(job, self._warm.stamp), job.checkpoint_every)
+        checkpoint = Checkpoint(out.parent / "checkpoint", _identity(job, base, self._warm.stamp), job.checkpoint_every)
         starts_from = job.incumbent if planned.continues else None
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
             trained = train(base, adapted, material, planned, self.report, checkpoint)
@@ -144,10 +144,12 @@ def _memory(base: Base, way: Fitted) -> dict[str, Any]:
     }
 
 
-def _identity(job: Job, stamp: tuple[object, ...]) -> str:
+def _identity(job: Job, base: Base, stamp: tuple[object, ...]) -> str:
     """What a training depends on, as one word: another attempt of the same run has the same."""
     same = replace(job, out="", attempt=0, checkpoint_every=0)
-    return hashlib.sha256(f"{same.line()} {stamp} {torch.__version__}".encode()).hexdigest()
+    # How it was made to fit depends on what memory is free today.
+    way = base.tokens, base.recompute, str(base.model.dtype), bool(getattr(base.model, "is_loaded_in_4bit", False))
+    return hashlib.sha256(f"{same.line()} {stamp} {way} {program()}".encode()).hexdigest()
 
 
 def _probes(sequences: Sequence[Encoded], before: list[Answer], after: list[Answer] | None = None) -> list[Probe]:
