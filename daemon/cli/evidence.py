@@ -97,7 +97,7 @@ def _gate(scores: dict[str, Any], *, trained: bool) -> Table:
 
 def _training(metrics: dict[str, Any]) -> dict[str, Any]:
     """Measurements in words: how much was done, what came of it, how long each stage took."""
-    known = {*_COUNTED, "seconds", "loss", "accuracy"}
+    known = {*_COUNTED, "seconds", "loss", "accuracy", "memory"}
     seconds = metrics.get("seconds")
     stages = seconds.items() if isinstance(seconds, dict) else ()
     done = ", ".join(_counted(metrics[name], what) for name, what in _COUNTED.items() if name in metrics)
@@ -106,8 +106,18 @@ def _training(metrics: dict[str, Any]) -> dict[str, Any]:
         "loss": _figure(metrics["loss"]) if "loss" in metrics else None,
         "accuracy": f"{metrics['accuracy']:.0%} of all probes answered as expected" if "accuracy" in metrics else None,
         "took": ", ".join(f"{_STAGES.get(stage, stage.replace('_', ' '))} {_figure(s)} s" for stage, s in stages),
+        "memory": _memory(metrics["memory"]) if "memory" in metrics else None,
         **{name.replace("_", " "): _figure(value) for name, value in metrics.items() if name not in known},
     }
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    weights = "four bits" if memory["four_bits"] else memory["precision"]
+    again = ", activations recomputed" if memory["recomputed"] else ""
+    return (
+        f"{memory['peak_gb']:.2f} GiB at its peak, {memory['predicted_gb']:.2f} predicted; {weights},"
+        f" up to {memory['tokens_per_pass']:,} tokens per pass{again}"
+    )
 
 
 def _counted(number: Any, what: str) -> str:

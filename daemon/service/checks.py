@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ from daemon.store.lock import StoreLock
 from daemon.store.schema import newest
 from daemon.store.store import open_store
 from daemon.training.engine.machine import accelerated, free_memory, halved
-from daemon.training.engine.memory import TYPICAL, Fit, NothingFits, Shape, fit, peak
+from daemon.training.engine.memory import TYPICAL, Fit, NothingFits, Room, Shape, fit, peak
 from daemon.training.engine.methods import lacks_for
 
 
@@ -41,13 +41,12 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     async for layer in _served(config):
         yield layer
     every = [config.persona(*trait) for trait in _configured_traits(config)]
-    trained = {settings.base_model: settings.training for settings in every}
-    for base in sorted(trained):
-        # A default that nobody needs, because every persona has a base of its own, is no fault.
-        if base or len(trained) == 1:
-            yield _base(base)
-            for finding in _memory(base, trained[base]):
-                yield finding
+    bases = sorted({settings.base_model for settings in every})
+    # A default that nobody needs, because every persona has a base of its own, is no fault.
+    for base in bases[1:] if len(bases) > 1 and not bases[0] else bases:
+        yield _base(base)
+        for finding in _memory(base, [settings.training for settings in every if settings.base_model == base]):
+            yield finding
     yield _trainer(config)
     for runtime in configured(config):
         yield await _runtime(runtime, named=bool(config.runtimes))
@@ -108,32 +107,44 @@ def _base(base: str) -> Finding:
     return Finding(name, True, str(folder))
 
 
-def _memory(base: str, training: Training) -> Iterator[Finding]:
-    """How training on a base would be fitted into memory; nothing of one that is not on this disk."""
+def _memory(base: str, trainings: Sequence[Training]) -> Iterator[Finding]:
+    """How each way of training on a base that is configured would be fitted into memory."""
+    if not base or not Path(base).is_absolute():
+        yield from [Finding("memory", True, f"known once {base} is on this disk")] * bool(base)
+        return
     try:
         shape = Shape.of(Path(base))
-    except (OSError, ValueError, KeyError, TypeError):
-        return
+    except (OSError, ValueError, TypeError):
+        return  # what is wrong with it is said above
     if accelerated():
         yield Finding("memory", True, "the GPU's; planned when the base model is loaded")
         return
+    ways = {(each.method, each.max_memory_gb): each for each in sorted(trainings, key=lambda each: each.rank)}
+    for (method, limit), training in sorted(ways.items()):
+        which = f" by {method}" if len({method for method, _ in ways}) > 1 else ""
+        yield _fits(base, shape, training, f"training{which} on {Path(base).name}", Room(free_memory(limit), limit))
+
+
+def _fits(base: str, shape: Shape, training: Training, what: str, room: Room) -> Finding:
+    """Whether a way of training fits."""
     best = Fit(2 if halved(shape.parameters) else 4, four_bits=training.method == "qlora")
-    available = free_memory(training.max_memory_gb)
     work = replace(TYPICAL, rank=training.rank)
     try:
-        way = fit(shape, work, best, available, can_quantise=not lacks_for("qlora"))
+        way = fit(shape, work, best, room, can_quantise=not lacks_for("qlora"))
     except NothingFits as error:
-        yield Finding("memory", False, f"{error}; take a smaller base model than {base}")
-        return
-    needed, there = (amount / 2**30 for amount in (peak(shape, work, way), available))
-    yield Finding("memory", True, f"training takes about {needed:.1f} of {there:.1f} GiB: {_how(way)}")
+        free = f"raise it, {free_memory() / 2**30:.0f} GiB are free"
+        advice = free if error.limited else f"take a smaller base model than {base}"
+        return Finding("memory", False, f"{error}; {advice}")
+    needed, there = (amount / 2**30 for amount in (peak(shape, work, way), room.available))
+    bound = "that max_memory_gb allows" if room.limit else "that are free"
+    return Finding("memory", True, f"{what} takes about {needed:.2f} of {there:.2f} GiB {bound}: {_how(way)}")
 
 
 def _how(way: Fit) -> str:
     """A plan in words."""
     weights = "four bits" if way.four_bits else "bfloat16" if way.bytes_each == 2 else "float32"
-    twice = ", layers computed twice to save memory" if way.recompute else ""
-    return f"{weights}, up to {way.tokens:,} tokens at a time{twice}"
+    again = "; activations are recomputed, which is slower, to save memory" if way.recompute else ""
+    return f"{weights}, up to {way.tokens:,} tokens per pass{again}"
 
 
 def _hub_cache() -> Path:

@@ -176,8 +176,10 @@ class _Child:
         used = _resident(self.pid) / 2**30
         if 0 < limits.max_memory_gb < used:
             raise TrainerFailed(
-                f"the trainer used {used:.1f} GiB of memory, more than max_memory_gb = {limits.max_memory_gb:g}; "
+                f"the trainer used {used:.2f} GiB of memory, more than max_memory_gb = {limits.max_memory_gb:g}; "
                 "raise the limit or take a smaller base model",
+                True,
+                # The plan or the limit was wrong, whatever the corrections are.
                 True,
             )
 

@@ -84,7 +84,7 @@ def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base:
         "config", "store", "layers", "base model", "memory", "trainer", "runtime embedded",
     ]  # fmt: skip
     assert [" ok " in line for line in done.out.splitlines()] == [True] * 7
-    assert re.search(r"training takes about 0\.\d of \d+\.\d GiB: float32, up to 4,096 tokens at a time", done.out)
+    assert re.search(r"takes about 0\.\d\d of \d+\.\d\d GiB that are free: float32, up to 4,096 tokens", done.out)
     assert "not started; start it: persona serve" in done.out
 
 
@@ -92,7 +92,20 @@ def test_check_says_where_training_fits_into_no_memory(desk: Desk, base: Path) -
     desk.configure(defaults__base_model=str(base), training__max_memory_gb=0.3)
     checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
     assert not checks["memory"]["ok"]
-    assert re.match(r"training needs at least 0\.\d GiB of memory and 0\.3 GiB are there", checks["memory"]["says"])
+    assert re.match(
+        r"training needs at least 0\.\d\d GiB of memory and max_memory_gb allows 0\.30; raise it, \d+ GiB",
+        checks["memory"]["says"],
+    )
+
+
+def test_check_plans_each_way_of_training_on_a_base(desk: Desk, base: Path) -> None:
+    """One that fits must not hide another that does not."""
+    text = f"[defaults]\nbase_model = '{base}'\n" + "".join(
+        f"[personas.{name}.training]\nmax_memory_gb = {limit}\n" for name, limit in (("eve", 0.3), ("fay", 4.0))
+    )
+    (desk.folder / "config.toml").write_text(text)
+    checks = desk.persona("check", "--json").json["checks"]
+    assert [check["ok"] for check in checks if check["name"] == "memory"] == [True, False, True]
 
 
 async def test_check_says_what_a_method_of_some_trait_lacks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from daemon.training.engine.decode import decoded
 from daemon.training.engine.evaluate import SPARE
 from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import free_memory
-from daemon.training.engine.memory import BUDGETS, TYPICAL, Fit, Shape, Work, fit, peak
+from daemon.training.engine.memory import BUDGETS, TYPICAL, Fit, Room, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
 from daemon.training.engine.packing.passes import Line, parts
 from daemon.training.engine.packing.shapes import rounded
@@ -35,22 +35,22 @@ def fitted(base: Base, material: Material, plan: Plan, rank: int, limit: float) 
     four_bits = bool(getattr(base.model, "is_loaded_in_4bit", False))
     best = Fit(base.model.dtype.itemsize, four_bits=four_bits, accelerated=base.device.type == "cuda")
     asked = work(base, material, plan, rank)
-    way = fit(shape, asked, best, available(base.device, limit), False)
+    way = fit(shape, asked, best, room(base.device, limit), False)
     return Fitted(way, peak(shape, asked, way))
 
 
 def needs_four_bits(folder: Path, dtype: torch.dtype, device: torch.device, limit: float, can: bool) -> bool:
     """Whether a base fits only with its weights in four bits, and may have them; raises NothingFits."""
     best = Fit(dtype.itemsize, accelerated=device.type == "cuda")
-    return fit(Shape.of(folder), TYPICAL, best, available(device, limit), can).four_bits
+    return fit(Shape.of(folder), TYPICAL, best, room(device, limit), can).four_bits
 
 
-def available(device: torch.device, limit: float) -> int:
-    """Bytes of the memory that models lie in here, what this process holds already included."""
+def room(device: torch.device, limit: float) -> Room:
+    """Of the memory that models lie in here, what this process holds already included."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved()
-    return free_memory(limit)
+        return Room(free + torch.cuda.memory_reserved())
+    return Room(free_memory(limit), limit)
 
 
 def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:

@@ -26,21 +26,26 @@ BUDGETS = (TOKENS, 2048, 1024, 512)
 """Tokens that one pass may read, the most welcome first."""
 LOGITS = 1 << 23
 """Most logits that exist at once: 32 MiB in float32."""
+MARGIN = 1.1
+"""What is kept free beside what is predicted: who exceeds `max_memory_gb` is ended."""
 COPIES = 6
 """Of the adapter, in float32: weights, gradients, two moments, the best state, and one being made."""
 
 
 class NothingFits(Exception):
-    """No way to train fits into the memory that there is; the message says by how much."""
+    """No way to train fits into the memory that there is, or that `limit` allows; the message says by how much."""
 
-    def __init__(self, least: int, available: int, longest: int) -> None:
-        super().__init__(least, available, longest)
+    def __init__(self, least: int, available: int, longest: int, limit: float) -> None:
+        super().__init__(least, available, longest, limit)
         self.longest = longest
+        self.limited = 0 < int(limit * 2**30) <= available
+        """Whether it is the limit that is in the way."""
         self._least, self._available = least, available
 
     def __str__(self) -> str:
         needed, there = (amount / 2**30 for amount in (self._least, self._available))
-        return f"training needs at least {needed:.1f} GiB of memory and {there:.1f} GiB are there"
+        bound = f"max_memory_gb allows {there:.2f}" if self.limited else f"{there:.2f} GiB are there"
+        return f"training needs at least {needed:.2f} GiB of memory and {bound}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,17 @@ class Fit:
     """Whether the memory meant is an accelerator's."""
 
 
-def fit(shape: Shape, work: Work, best: Fit, available: int, can_quantise: bool) -> Fit:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory that a training may take."""
+
+    available: int
+    """Bytes."""
+    limit: float = 0.0
+    """GiB that somebody has set; 0: none."""
+
+
+def fit(shape: Shape, work: Work, best: Fit, room: Room, can_quantise: bool) -> Fit:
     """The fastest way of training that fits; raises NothingFits."""
     for four_bits in (best.four_bits, True) if can_quantise else (best.four_bits,):
         ways = [
@@ -136,10 +151,10 @@ def fit(shape: Shape, work: Work, best: Fit, available: int, can_quantise: bool)
             for tokens in BUDGETS
         ]
         for way in sorted(ways, key=lambda way: _effort(work, way)):
-            if peak(shape, work, way) <= available:
+            if MARGIN * peak(shape, work, way) <= room.available:
                 return way
     least = peak(shape, work, replace(best, tokens=BUDGETS[-1], recompute=True, four_bits=can_quantise))
-    raise NothingFits(least, available, work.longest)
+    raise NothingFits(int(MARGIN * least), room.available, work.longest, room.limit)
 
 
 def _effort(work: Work, way: Fit) -> float:

@@ -72,7 +72,8 @@ def _load(reference: str, method: str, memory_gb: float) -> Base:
         four_bits = method == "qlora" or needs_four_bits(folder, dtype, here, memory_gb, can=not why)
         return asked(replace(load_base(str(folder), dtype, four_bits), folder=folder))
     except NothingFits as error:
-        raise JobFailed(f"base model {reference} is too large: {error}; take a smaller one", True, True) from error
+        way = "raise it" if error.limited else "take a smaller one"
+        raise JobFailed(f"base model {reference} is too large: {error}; {way}", True, True) from error
     except torch.OutOfMemoryError:
         raise
     except (

@@ -124,9 +124,9 @@ def _fitted(job: Job, base: Base, material: Material, planned: Plan) -> Fitted:
     try:
         return fitted(base, material, planned, job.recipe.rank, job.memory_gb)
     except NothingFits as error:
+        way = "raise it, shorten the example" if error.limited else 'take a smaller base model, or set method = "qlora"'
         raise JobFailed(
-            f"{error}, for a longest example of {error.longest} tokens; shorten it, take a smaller base model,"
-            ' or set method = "qlora"',
+            f"{error}, for a longest example of {error.longest:,} tokens; {way}",
             True,
             True,
         ) from error
