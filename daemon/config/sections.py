@@ -123,7 +123,7 @@ class Training(Section):
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Start of the random numbers, so that a training can be repeated."""
     checkpoint: Duration = 30.0
-    """How often a running training is saved, to go on from there after a crash; 0 is never."""
+    """How often a running training is saved, to go on from there after a crash or a restart; 0 is never."""
     timeout: PositiveDuration = 7_200.0
     """Hard limit of one attempt, after which it is ended."""
     heartbeat: PositiveDuration = 120.0

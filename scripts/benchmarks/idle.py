@@ -41,7 +41,7 @@ def main() -> None:
     """Measure both, one after the other."""
     parser = argparse.ArgumentParser(prog="scripts/bench idle", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10 seconds instead of 60")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="everything that was measured, for programs")
     options = parser.parse_args()
     seconds = 10.0 if options.quick else 60.0
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def main() -> None:
     """One batch that finds no trainer running, then others that find it warm."""
     parser = argparse.ArgumentParser(prog="scripts/bench latency", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one warm batch instead of five")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="everything that was measured, for programs")
     options = parser.parse_args()
     base = build("demo", None, console)
     world = world_of(base)

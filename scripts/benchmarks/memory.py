@@ -16,7 +16,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from daemon.training.engine.job import Finished, Job, Step
+from daemon.training.engine.job import Finished, Job, Recipe, Step
 from daemon.training.local import ChildLimits, LocalTrainer
 from scripts.benchmarks.training.models import ready
 from scripts.benchmarks.training.recipes import examples, recipe
@@ -24,6 +24,7 @@ from scripts.benchmarks.training.workloads import persona
 
 MODELS = Path(__file__).parents[2] / ".cache" / "bench" / "models"
 MANY = 1000
+STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,23 @@ class Case:
     system: int = 512
     limit: float = 0
     objective: str = "sft"
+    policy: str = "fixed"
+
+    @property
+    def told(self) -> Recipe:
+        """One epoch, or as many steps as it takes to have seen, looked and asked everything."""
+        return replace(recipe(self.objective), policy=self.policy, epochs=1, max_steps=STEPS)
 
 
 CASES = [
     Case("34M", 32),
-    Case("34M", 32, limit=0.85),
+    Case("34M", 32, limit=0.9),
     Case("34M", 32, system=32),
+    Case("34M", 4, system=32),
+    Case("34M", 32, objective="dpo"),
+    Case("34M", 32, policy="until-learned"),
     Case("120M", 32),
-    Case("120M", 32, limit=1.5),
+    Case("120M", 32, limit=1.45),
     Case("34M", MANY),
 ]
 
@@ -69,7 +79,7 @@ def main() -> None:
     """Every case in a child of its own."""
     parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="without the batch of 1,000 corrections")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="everything that was measured, for programs")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("INFO"))
     cases = [case for case in CASES if case.corrections < MANY or not options.quick]
@@ -82,13 +92,14 @@ def main() -> None:
 
 async def measured(case: Case, console: Console) -> Found:
     """One epoch of a batch, from its first probe to its last."""
-    told = replace(recipe(case.objective), epochs=1)
     rows = persona(Random(f"memory {case}"), case.system, case.corrections)
+    if case.objective != "sft":
+        rows = tuple(replace(row, rejected=row.answer[::-1]) for row in rows)
     trainer = LocalTrainer(ChildLimits())
     began = time.monotonic()
     with TemporaryDirectory() as out, console.status(f"{case.model}, {case.corrections} corrections") as status:
         where = str(Path(out) / "layer")
-        job = Job("memory", 1, str(ready(case.model, MODELS)), examples(rows), told, where, memory_gb=case.limit)
+        job = Job("memory", 1, str(ready(case.model, MODELS)), examples(rows), case.told, where, memory_gb=case.limit)
         try:
             finished = await _finished(trainer, job, lambda step: status.update(_says(case, step)))
         finally:
@@ -121,8 +132,8 @@ def _says(case: Case, step: Step) -> str:
 
 def table(found: list[Found]) -> Table:
     """A row for each case; GiB."""
-    about = "GiB; a batch in corrections, its system prompt and a pass in tokens, ×2: layers are computed twice"
-    heads = ("model", "batch", "prompt", "limit", "a pass", "predicted", "peak", "off by", "took")
+    about = "GiB; a batch in corrections, its system prompt and a pass in tokens, ×2: activations are recomputed"
+    heads = ("model", "batch", "prompt", "how", "limit", "a pass", "predicted", "peak", "off by", "took")
     made = Table(*heads, caption=about)
     for column in made.columns[1:]:
         column.justify = "right"
@@ -131,6 +142,7 @@ def table(found: list[Found]) -> Table:
             each.case.model,
             f"{each.case.corrections:,}",
             str(each.case.system),
+            each.case.objective if each.case.policy == "fixed" else each.case.policy,
             f"{each.case.limit:.2f}" if each.case.limit else "",
             f"{each.tokens}{' ×2' if each.recomputed else ''}",
             f"{each.predicted:.2f}",

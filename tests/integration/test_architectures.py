@@ -10,9 +10,12 @@ from transformers import AutoModelForCausalLM
 
 from daemon.training.engine import lora
 from daemon.training.engine.base import load_base
+from daemon.training.engine.job import Loaded, parse_event
+from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.packing.passes import answer_states, logits
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.worker import Worker
-from tests.integration.training_support import CORRECTIONS, FAMILIES, UPSTREAM, job, tiny_base
+from tests.integration.training_support import CORRECTIONS, FAMILIES, ODD, UPSTREAM, job, tiny_base
 
 pytestmark = [
     pytest.mark.filterwarnings(UPSTREAM),
@@ -47,3 +50,28 @@ def test_trains_and_answers_alike_once_loaded_by_peft(family: str, tmp_path: Pat
     with torch.no_grad():
         assert torch.equal(by_peft(input_ids=ids).logits, served)
         assert not torch.allclose(base.model(ids).logits, served)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ODD)
+def test_what_cannot_read_trees_says_why_and_is_read_alone(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    base = asked(load_base(str(tiny_base(tmp_path / "base", family)), dtype))
+    assert not base.capability.trees and base.capability.why
+    asks = [f"why? {'who? ' * count}" for count in (1, 30, 9)]  # beyond the narrow window, too
+    prompts = [base.chat.prompt_ids([{"role": "user", "content": ask}]) for ask in asks]
+    lines = [(prompt, base.chat.answer_ids("The sea.")) for prompt in prompts]
+    with torch.no_grad():
+        states, places = answer_states(base, lines)
+        found = logits(base, states)
+        for at, (prompt, answer) in enumerate(lines):
+            alone = base.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+            assert torch.allclose(found[places.lines == at], alone, atol=(1e-4 if dtype == torch.float32 else 0.1) * 4)
+
+
+def test_a_model_that_takes_no_trees_is_trained_and_says_so(tmp_path: Path) -> None:
+    said = io.StringIO()
+    folder = tiny_base(tmp_path / "base", "bloom")
+    finished = Worker(Reporter(said)).do(job(folder, tmp_path / "out", recipe={"max_steps": 150, "batch_size": 3}))
+    loaded = next(event for event in map(parse_event, said.getvalue().splitlines()) if isinstance(event, Loaded))
+    assert "token trees" in loaded.fallback
+    assert finished.metrics["accuracy"] == 1.0

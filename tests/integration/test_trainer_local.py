@@ -142,8 +142,10 @@ async def test_a_limit_ends_the_job_and_is_named(
     trainer: LocalTrainer, base: Path, tmp_path: Path, limits: ChildLimits, sentence: str
 ) -> None:
     trainer.limits = limits
-    with pytest.raises(TrainerFailed, match=sentence):
+    with pytest.raises(TrainerFailed, match=sentence) as ended:
         await all_of(trainer, endless(base, tmp_path / "out"))
+    # Corrections are not to blame for a limit on memory; for one on time they may be.
+    assert ended.value.blameless is (limits.max_memory_gb > 0)
     assert not children()
 
 

@@ -82,11 +82,25 @@ FAMILIES = {
     "phi3": Family("phi3", TAGS, ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]),
     "gpt2": Family("gpt2", PLAIN, ["<|endoftext|>"], {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
 }
+_BY_LENGTH = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+ODD = {
+    "bloom": Family("bloom", PLAIN, ["</s>"], {"n_layer": 2, "n_head": 4}),
+    "gpt-neo": Family(
+        "gpt_neo", PLAIN, ["</s>"], {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+    ),
+    "gpt-j": Family("gptj", PLAIN, ["</s>"], {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}),
+    "gpt-oss": Family("gpt_oss", PLAIN, ["</s>"], {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "phi-moe": Family("phimoe", PLAIN, ["</s>"], {"num_local_experts": 4, **_NARROW}),
+    "long-phi3": Family(
+        "phi3", TAGS, ["<|end|>"], {"rope_parameters": _BY_LENGTH, "original_max_position_embeddings": 512}
+    ),
+}
+"""Architectures that take no token trees, each for a reason of its own, some without a word."""
 
 
 def tiny_base(folder: Path, family: str = "llama", seed: int = 0) -> Path:
     """Write a random model of about 0.1 M parameters with a tokenizer trained on two sentences."""
-    about = FAMILIES[family]
+    about = (FAMILIES | ODD)[family]
     tokenizer = _tokenizer(about)
     settings = {
         "vocab_size": len(tokenizer),

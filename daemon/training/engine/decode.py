@@ -119,10 +119,14 @@ def _groups(base: Base, prompts: Sequence[list[int]], rooms: Sequence[int]) -> I
 
 def decoded(base: Base, prompts: Sequence[list[int]], rooms: Sequence[int]) -> int:
     """Most tokens whose keys and values are kept at once while some prompts are answered."""
-    groups = ([prompts[at] for at in group] for group in _groups(base, prompts, rooms))
     if not base.capability.trees:
-        return max(len(group) * max(map(len, group)) for group in groups) + max(rooms)
-    return max(len(plant(group).tokens) + (len(group) + SMALL) * max(rooms) for group in groups)
+        rows = ([len(prompts[at]) + rooms[at] for at in group] for group in _groups(base, prompts, rooms))
+        return max(len(lengths) * max(lengths) for lengths in rows)
+    return max(
+        len(plant([prompts[at] for at in group]).tokens)
+        + -(-len(group) // SMALL) * SMALL * max(rooms[at] for at in group)
+        for group in _groups(base, prompts, rooms)
+    )
 
 
 def _said(base: Base, voice: _Voice, rooms: list[int], alive: Callable[[], None], choose: Choose) -> list[list[int]]:

@@ -13,10 +13,9 @@ from daemon.training.engine.decode import decoded
 from daemon.training.engine.evaluate import SPARE
 from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import free_memory
-from daemon.training.engine.memory import BUDGETS, TYPICAL, Fit, Room, Shape, Work, fit, peak
+from daemon.training.engine.memory import BUDGETS, LEAST, TYPICAL, Fit, NothingFits, Room, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
 from daemon.training.engine.packing.passes import Line, parts
-from daemon.training.engine.packing.shapes import rounded
 from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan
 
@@ -40,9 +39,14 @@ def fitted(base: Base, material: Material, plan: Plan, rank: int, limit: float) 
 
 
 def needs_four_bits(folder: Path, dtype: torch.dtype, device: torch.device, limit: float, can: bool) -> bool:
-    """Whether a base fits only with its weights in four bits, and may have them; raises NothingFits."""
-    best = Fit(dtype.itemsize, accelerated=device.type == "cuda")
-    return fit(Shape.of(folder), TYPICAL, best, room(device, limit), can).four_bits
+    """Whether a base fits beside a batch only with its weights in four bits, and may have them; raises NothingFits."""
+    shape, best = Shape.of(folder), Fit(dtype.itemsize, accelerated=device.type == "cuda")
+    there = room(device, limit)
+    try:
+        return fit(shape, TYPICAL, best, there, can).four_bits
+    except NothingFits:
+        # Smaller batches may fit all the same; each says when it comes.
+        return fit(shape, LEAST, best, there, can).four_bits
 
 
 def room(device: torch.device, limit: float) -> Room:
@@ -70,8 +74,8 @@ def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:
         seen=sum(depths) / len(depths) + 64,
         answers=max(sum(len(answer) for _, answer in plan.objective.lines(part)) for part in drawn),
         rank=rank,
+        said=sum(len(row.expected) for row in rows),
         decoded=decoded(base, [row.prompt for row in rows], [len(row.expected) + SPARE for row in rows]),
-        shapes=len({rounded(size) for size in sizes}),
         read={tokens: _read(replace(base, tokens=tokens), plan.objective, drawn[largest]) for tokens in BUDGETS},
     )
 

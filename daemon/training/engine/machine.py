@@ -1,5 +1,7 @@
 """What this machine has to train with; standard library only, so that the daemon can ask it, too."""
 
+from contextlib import suppress
+from ctypes import CDLL
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +35,12 @@ def free_memory(limit: float = 0) -> int:
     spare = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")
     bounds = [spare, *_group_bounds()] if spare else [1 << 62]
     return min([*bounds, int(limit * 2**30)] if limit else bounds)
+
+
+def give_back() -> None:
+    """Return what is free in the C library's heap to the system: what comes next seldom fits into its holes."""
+    with suppress(AttributeError, OSError):  # only glibc has this
+        CDLL(None).malloc_trim(0)
 
 
 def accelerated() -> bool:

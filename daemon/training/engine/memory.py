@@ -14,10 +14,10 @@ from typing import Any
 
 from daemon.training.engine.weights import shapes_in, weight_files
 
-FLOOR = 410_000_000
+FLOOR = 360_000_000
 """Bytes of a process that has loaded torch, transformers and PEFT, and no model."""
 KERNELS = 160 << 20
-"""Bytes of the machine code that is made for products in half precision, for each shape anew."""
+"""Bytes of the machine code that is made for products in half precision, for each shape anew; most of it for a page."""
 HEAP, POOL = 1.4, 1.1
 """What a pass takes of memory for each byte that it needs: of the C library's heap, and of CUDA's caching allocator."""
 TOKENS = 4096
@@ -105,16 +105,18 @@ class Work:
     answers: int
     """Tokens with loss in the largest minibatch."""
     rank: int = 16
+    said: int = TOKENS
+    """Tokens of all expected answers."""
     decoded: int = TOKENS
     """Most tokens whose keys and values are kept at once while answers are decoded."""
-    shapes: int = 1
-    """How many sizes its minibatches have, of those that products are compiled for."""
     read: Mapping[int, int] = field(default_factory=dict)
     """By tokens of a pass, how many all passes of that minibatch read: its beginnings in each, as cuts part them."""
 
 
 TYPICAL = Work(2048, 1024, 700, 512)
 """A minibatch of four corrections under a system prompt of a page."""
+LEAST = Work(256, 256, 128, 64, said=64, decoded=512)
+"""One short correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def peak(shape: Shape, work: Work, way: Fit) -> int:
     floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP)
     staying = weights(shape, way) + COPIES * 4 * work.rank * shape.edges
     if way.bytes_each < 4 and not way.accelerated:
-        floor += KERNELS
+        floor += int(KERNELS * min(1.0, work.tokens / 512))
     loading = 0 if way.accelerated else shape.stored + weights(shape, way)
     return floor + max(loading, staying + int(factor * max(learning(shape, work, way), reading(shape, work, way))))
 
@@ -191,9 +193,13 @@ def learning(shape: Shape, work: Work, way: Fit) -> int:
 
 
 def reading(shape: Shape, work: Work, way: Fit) -> int:
-    """Bytes of a pass without gradients: keys and values of all layers for decoding, and the logits of its rows."""
-    cache = 2 * shape.layers * shape.heads * shape.head_width * way.bytes_each
-    return work.decoded * (cache + 3 * shape.inner * way.bytes_each) + LOGITS * 4
+    """Bytes of passes without gradients: keys and values of all layers, what one layer makes, and logits."""
+    size = way.bytes_each
+    cache = 2 * shape.layers * shape.heads * shape.head_width * size
+    # PEFT's own way through an adapter makes copies in float32.
+    layer = 8 * size * shape.inner + size * shape.heads * work.seen
+    logits = min(LOGITS, work.said * shape.vocabulary) * 4 * 3
+    return int(work.decoded * cache + min(TOKENS, work.decoded) * layer) + logits
 
 
 def _first(config: Mapping[str, Any], otherwise: int, *names: str) -> int:

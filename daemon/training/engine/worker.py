@@ -19,6 +19,7 @@ from daemon.training.engine.evaluate import probe
 from daemon.training.engine.fitting import Fitted, fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
+from daemon.training.engine.machine import give_back
 from daemon.training.engine.memory import NothingFits
 from daemon.training.engine.policy import Plan, plan, to_train
 from daemon.training.engine.report import JobFailed, Reporter
@@ -49,6 +50,7 @@ class Worker:
         with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
             before = probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
         clock.lap("probe_incumbent")
+        give_back()
         batch = [answer for row, answer in zip(sequences, before, strict=True) if row.example.group is Group.BATCH]
         if all(answer.right for answer in batch):
             metrics = {"examples": len(sequences), "seconds": clock.laps}
@@ -66,6 +68,7 @@ class Worker:
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
             trained = train(base, adapted, material, planned, self.report, checkpoint)
             clock.lap("train")
+            give_back()
             after = self._probe_candidate(base, sequences, trained)
             clock.lap("probe_candidate")
             lora.save(adapted, job.base_model, out)

@@ -33,7 +33,7 @@ def examples(corrections: Iterable[Correction]) -> list[Example]:
                 {"role": "user", "content": text(correction.question)},
             ],
             expected=text(correction.answer),
-            original="",
+            original=text(correction.rejected),
             weight=1.0,
             group=Group.BATCH,
         )
