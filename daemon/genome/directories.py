@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class LayerDirectories:
         for staged in folder.iterdir() if folder.is_dir() else ():
             if staged.name.isdigit():
                 shutil.rmtree(staged, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # where there is nothing to go on from
 
     def discard_all_but(self, runs: Collection[str]) -> None:
         """Remove what runs have staged that are over."""

@@ -244,7 +244,7 @@ def test_an_old_conversation_loses_its_oldest_turns_before_it_is_too_long(
 
 def test_what_fits_into_no_memory_is_refused_with_a_sentence(worker: Worker, base: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        JobFailed, match=r"training needs at least 0\.\d GiB of memory and 0\.2 GiB are there"
+        JobFailed, match=r"training needs at least 0\.\d\d GiB of memory and max_memory_gb allows 0\.20"
     ) as failure:
         worker.do(replace(job(base, tmp_path / "out"), memory_gb=0.2))
-    assert failure.value.blameless and failure.value.reason.endswith("take a smaller one")
+    assert failure.value.blameless and failure.value.reason.endswith("raise it")
