@@ -46,7 +46,7 @@ class Case:
 
 CASES = [
     Case("34M", 32),
-    Case("34M", 32, limit=0.9),
+    Case("34M", 32, limit=0.95),
     Case("34M", 32, system=32),
     Case("34M", 4, system=32),
     Case("34M", 32, objective="dpo"),

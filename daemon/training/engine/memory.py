@@ -26,7 +26,7 @@ BUDGETS = (TOKENS, 2048, 1024, 512)
 """Tokens that one pass may read, the most welcome first."""
 LOGITS = 1 << 23
 """Most logits that exist at once: 32 MiB in float32."""
-MARGIN = 1.1
+MARGIN = 1.15
 """What is kept free beside what is predicted: who exceeds `max_memory_gb` is ended."""
 COPIES = 6
 """Of the adapter, in float32: weights, gradients, two moments, the best state, and one being made."""
@@ -105,6 +105,8 @@ class Work:
     answers: int
     """Tokens with loss in the largest minibatch."""
     rank: int = 16
+    probed: int = TOKENS
+    """Distinct tokens of all questions and their expected answers."""
     said: int = TOKENS
     """Tokens of all expected answers."""
     decoded: int = TOKENS
@@ -115,7 +117,7 @@ class Work:
 
 TYPICAL = Work(2048, 1024, 700, 512)
 """A minibatch of four corrections under a system prompt of a page."""
-LEAST = Work(256, 256, 128, 64, said=64, decoded=512)
+LEAST = Work(256, 256, 128, 64, probed=256, said=64, decoded=512)
 """One short correction."""
 
 
@@ -193,13 +195,13 @@ def learning(shape: Shape, work: Work, way: Fit) -> int:
 
 
 def reading(shape: Shape, work: Work, way: Fit) -> int:
-    """Bytes of passes without gradients: keys and values of all layers, what one layer makes, and logits."""
+    """Bytes of passes without gradients: what one layer makes, and keys and values of all of them, or logits."""
     size = way.bytes_each
     cache = 2 * shape.layers * shape.heads * shape.head_width * size
     # PEFT's own way through an adapter makes copies in float32.
     layer = 8 * size * shape.inner + size * shape.heads * work.seen
     logits = min(LOGITS, work.said * shape.vocabulary) * 4 * 3
-    return int(work.decoded * cache + min(TOKENS, work.decoded) * layer) + logits
+    return int(max(work.decoded * cache, logits) + min(TOKENS, work.probed) * layer)
 
 
 def _first(config: Mapping[str, Any], otherwise: int, *names: str) -> int:
