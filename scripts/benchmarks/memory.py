@@ -132,8 +132,8 @@ def _says(case: Case, step: Step) -> str:
 
 def table(found: list[Found]) -> Table:
     """A row for each case; GiB."""
-    about = "GiB; a batch in corrections, its system prompt and a pass in tokens, ×2: activations are recomputed"
-    heads = ("model", "batch", "prompt", "how", "limit", "a pass", "predicted", "peak", "off by", "took")
+    about = "GiB; a batch in corrections, its system prompt in tokens, ×2: activations are recomputed"
+    heads = ("model", "batch", "prompt", "how", "limit", "predicted", "peak", "off by", "took")
     made = Table(*heads, caption=about)
     for column in made.columns[1:]:
         column.justify = "right"
@@ -142,9 +142,8 @@ def table(found: list[Found]) -> Table:
             each.case.model,
             f"{each.case.corrections:,}",
             str(each.case.system),
-            each.case.objective if each.case.policy == "fixed" else each.case.policy,
-            f"{each.case.limit:.2f}" if each.case.limit else "",
-            f"{each.tokens}{' ×2' if each.recomputed else ''}",
+            each.case.objective if each.case.policy == "fixed" else each.case.policy.replace("-", " "),
+            (f"{each.case.limit:.2f}" if each.case.limit else "") + " ×2" * each.recomputed,
             f"{each.predicted:.2f}",
             f"{each.peak:.2f}",
             f"{each.error:+.0%}",

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from daemon.training.engine.memory import MARGIN
 from scripts.benchmarks.memory import MANY, Case, measured
 
 
@@ -13,4 +14,4 @@ from scripts.benchmarks.memory import MANY, Case, measured
 async def test_a_thousand_corrections_are_trained_within_the_memory_that_was_predicted() -> None:
     found = await measured(Case("34M", MANY), Console(file=io.StringIO()))
     assert found.steps == MANY / 8
-    assert found.peak <= 1.15 * found.predicted
+    assert found.predicted / 1.15 <= found.peak <= MARGIN * found.predicted

@@ -74,6 +74,7 @@ def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:
         seen=sum(depths) / len(depths) + 64,
         answers=max(sum(len(answer) for _, answer in plan.objective.lines(part)) for part in drawn),
         rank=rank,
+        minibatches=len(drawn),
         probed=_read(whole, plan.objective, rows),
         said=sum(len(row.expected) for row in rows),
         decoded=decoded(base, [row.prompt for row in rows], [len(row.expected) + SPARE for row in rows]),

@@ -105,6 +105,8 @@ class Work:
     answers: int
     """Tokens with loss in the largest minibatch."""
     rank: int = 16
+    minibatches: int = 1
+    """Of an epoch."""
     probed: int = TOKENS
     """Distinct tokens of all questions and their expected answers."""
     said: int = TOKENS
@@ -168,7 +170,9 @@ def _effort(work: Work, way: Fit) -> float:
 
 def peak(shape: Shape, work: Work, way: Fit) -> int:
     """The most bytes that a training takes, be it while it loads, reads or learns."""
-    floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP)
+    # The more minibatches there have been, the more holes lie between what they left.
+    holes = 0.2 * math.log10(max(1.0, work.minibatches / 8))
+    floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP + holes)
     staying = weights(shape, way) + COPIES * 4 * work.rank * shape.edges
     if way.bytes_each < 4 and not way.accelerated:
         floor += int(KERNELS * min(1.0, work.tokens / 512))
