@@ -171,7 +171,7 @@ def _effort(work: Work, way: Fit) -> float:
 def peak(shape: Shape, work: Work, way: Fit) -> int:
     """The most bytes that a training takes, be it while it loads, reads or learns."""
     # The more minibatches there have been, the more holes lie between what they left.
-    holes = 0.2 * math.log10(max(1.0, work.minibatches / 8))
+    holes = 0.4 * math.log10(max(1.0, work.minibatches / 8))
     floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP + holes)
     staying = weights(shape, way) + COPIES * 4 * work.rank * shape.edges
     if way.bytes_each < 4 and not way.accelerated:
