@@ -109,8 +109,9 @@ def _base(base: str) -> Finding:
 
 def _memory(base: str, trainings: Sequence[Training]) -> Iterator[Finding]:
     """How each way of training on a base that is configured would be fitted into memory."""
-    if not base or not Path(base).is_absolute():
-        yield from [Finding("memory", True, f"known once {base} is on this disk")] * bool(base)
+    if not Path(base).is_absolute():
+        if base:
+            yield Finding("memory", True, f"known once {base} is on this disk")
         return
     try:
         shape = Shape.of(Path(base))

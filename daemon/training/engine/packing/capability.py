@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from daemon.training.engine.base import Base, Capability
-from daemon.training.engine.packing.passes import Line, answer_states, logits, pass_inputs, states
+from daemon.training.engine.packing.passes import Line, answer_states, logits, planned, states
 from daemon.training.engine.report import first_line
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
@@ -55,10 +55,8 @@ def asked(base: Base) -> Base:
 
 def _differs(base: Base, lines: list[Line], expected: torch.Tensor, tolerance: float) -> str:
     """Why a pass over some lines is not what they are one by one; empty when it is. Raises one of REFUSALS."""
-    rows = [prompt + answer[:-1] for prompt, answer in lines]
-    inputs, paths = pass_inputs(base, rows)
-    at = [place for (prompt, _), path in zip(lines, paths, strict=True) for place in path[len(prompt) - 1 :]]
-    found = logits(base, states(base, inputs, torch.tensor(at, device=base.device)))
+    inputs, places = planned(base, lines)
+    found = logits(base, states(base, inputs, places.at))
     if float((found - expected).abs().max()) > tolerance * max(1.0, float(expected.abs().max())):
         return "it computes token trees differently from sequences"
     window = getattr(base.model.config.get_text_config(), "sliding_window", None)

@@ -73,14 +73,19 @@ def parts(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]
 
 def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:
     """What the head makes the answers' tokens of, (answer tokens, width), and where these are."""
+    inputs, places = planned(base, lines)
+    return states(base, inputs, places.at), places
+
+
+def planned(base: Base, lines: Sequence[Line]) -> tuple[dict[str, Any], Places]:
+    """Inputs of the pass that reads some lines, and where in it their answers are predicted."""
     # The last token predicts nothing, so it is not read.
     rows = [prompt + answer[:-1] for prompt, answer in lines]
-    inputs, paths = pass_inputs(base, rows)
+    inputs, paths = _pass_inputs(base, rows)
     at = [place for (prompt, _), path in zip(lines, paths, strict=True) for place in path[len(prompt) - 1 :]]
     answers = [token for _, answer in lines for token in answer]
     owners = [line for line, (_, answer) in enumerate(lines) for _ in answer]
-    places = Places(*(torch.tensor(each, device=base.device) for each in (at, answers, owners)))
-    return states(base, inputs, places.at), places
+    return inputs, Places(*(torch.tensor(each, device=base.device) for each in (at, answers, owners)))
 
 
 def states(base: Base, inputs: dict[str, Any], at: torch.Tensor) -> torch.Tensor:
@@ -177,7 +182,7 @@ def tree_inputs(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], 
     return {"input_ids": ids, "position_ids": positions, "sight": Sight(tree, base.device, multiple)}, tree
 
 
-def pass_inputs(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
+def _pass_inputs(base: Base, rows: Sequence[list[int]]) -> tuple[dict[str, Any], list[list[int]]]:
     """Inputs of one pass over some token rows, as a tree or else padded, and where in it the tokens of each are."""
     if base.capability.trees:
         inputs, tree = tree_inputs(base, rows)
