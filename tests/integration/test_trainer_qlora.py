@@ -12,11 +12,16 @@ import pytest
 import torch
 
 from daemon.training.engine import lora
-from daemon.training.engine.base import load_base
-from daemon.training.engine.job import Loaded, Recipe, parse_event
+from daemon.training.engine.base import Base, load_base
+from daemon.training.engine.batches import encode
+from daemon.training.engine.fitting import work
+from daemon.training.engine.job import Example, Loaded, Recipe, parse_event
+from daemon.training.engine.loop import Material
+from daemon.training.engine.memory import BUDGETS, MARGIN, Fit, Shape, peak
+from daemon.training.engine.policy import plan
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.worker import Worker
-from tests.integration.training_support import UPSTREAM, job, tiny_base
+from tests.integration.training_support import UPSTREAM, example, job, tiny_base
 
 pytestmark = pytest.mark.filterwarnings(UPSTREAM)
 four_bits = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -73,6 +78,29 @@ def test_each_form_of_a_base_is_loaded_anew(worker: Worker, said: io.StringIO, b
     packed = [any(weight.dtype == torch.uint8 for weight in form.model.parameters()) for form in forms]
     assert packed == [False, True, True, False]
     assert all(form.capability.trees and form.capability.head for form in forms)
+
+
+@four_bits
+def test_a_batch_that_fits_no_other_way_is_trained_over_four_bits(
+    worker: Worker, said: io.StringIO, tmp_path: Path
+) -> None:
+    """The base alone, and a batch of the usual length, fit as they are."""
+    base = tiny_base(tmp_path / "base", hidden_size=256, intermediate_size=8192, max_position_embeddings=10_000)
+    long = example("long", "Where does Ada live? " * 400, "Ada lives in Brookford.")
+    limit, recipe = _between(worker.base(str(base)), long), {"policy": "fixed", "epochs": 1}
+    assert worker.do(job(base, tmp_path / "short", recipe=recipe, memory_gb=limit)).trained
+    done = worker.do(job(base, tmp_path / "long", [long], recipe=recipe, memory_gb=limit))
+    assert done.trained and not done.unusable
+    forms = [event.seconds > 0 for event in map(parse_event, said.getvalue().splitlines()) if isinstance(event, Loaded)]
+    assert done.metrics["memory"]["four_bits"] and forms == [True, True, False, True]
+
+
+def _between(base: Base, row: Example) -> float:
+    """A limit, in GiB, that a row is over with the base as it is, and under with its weights in four bits."""
+    (encoded,), _ = encode(base, [row])
+    asked = work(base, Material([encoded]), plan(Recipe("fixed", epochs=1), 1, 256), 8)
+    ways = [Fit(4, tokens=BUDGETS[-1], recompute=True, four_bits=four_bits) for four_bits in (False, True)]
+    return MARGIN * sum(peak(Shape.of(base.folder), asked, way) for way in ways) / 2 / 2**30
 
 
 @four_bits

@@ -1,11 +1,13 @@
 """What a base cannot read is named alone, what is its own fault is no row's, and whoever works says so."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from daemon.training.engine import fitting
 from daemon.training.engine import report as reports
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
@@ -53,6 +55,33 @@ def test_a_conversation_that_the_template_refuses_is_left_out_and_named(tmp_path
         " user/assistant/user/assistant/...; insert it again with turns that the template takes, or choose another"
         " base and release it"
     }
+
+
+def test_what_this_machine_could_never_train_on_is_left_out_and_named(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", max_position_embeddings=10_000)
+    long = example("long", "Where does Ada live? " * 600, "Ada lives in Brookford.")
+    examples, recipe = [CORRECTIONS[0], long, *CORRECTIONS[1:]], {"max_steps": 4}
+    done = worker().do(job(base, tmp_path / "out", examples, recipe=recipe, memory_gb=0.6))
+    assert done.trained and [probe.id for probe in done.probes] == ["sea", "ada", "give-up"]
+    assert done.unusable.keys() == {"long"}
+    assert re.fullmatch(
+        r"training needs at least \d\.\d\d GiB of memory and max_memory_gb allows 0\.60, for its \d,\d{3} tokens;"
+        " insert it again, shorter, or raise that and release it",
+        done.unusable["long"],
+    )
+
+
+def test_what_does_not_fit_beside_others_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path / "base", max_position_embeddings=10_000)
+    long = example("long", "Where does Ada live? " * 600, "Ada lives in Brookford.")
+    ready = worker()
+    ready.base(str(base))
+    monkeypatch.setattr(fitting, "free_memory", lambda limit: int(0.6 * 2**30))
+    with pytest.raises(
+        JobFailed, match=r"and 0\.60 GiB are there, for a longest example of \d,\d{3} tokens"
+    ) as failure:
+        ready.do(job(base, tmp_path / "out", [long]))
+    assert failure.value.blameless and failure.value.retry
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ ODD = {
 """Architectures that take no token trees, each for a reason of its own, some without a word."""
 
 
-def tiny_base(folder: Path, family: str = "llama", seed: int = 0) -> Path:
-    """Write a random model of about 0.1 M parameters with a tokenizer trained on two sentences."""
+def tiny_base(folder: Path, family: str = "llama", seed: int = 0, **others: int) -> Path:
+    """Write a random model of about 0.1 M parameters with a tokenizer trained on two sentences; `others`: sizes."""
     about = (FAMILIES | ODD)[family]
     tokenizer = _tokenizer(about)
     settings = {
@@ -115,6 +115,7 @@ def tiny_base(folder: Path, family: str = "llama", seed: int = 0) -> Path:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         **about.config,
+        **others,
     }
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from daemon.training.engine.batches import Draw, Encoded
 from daemon.training.engine.decode import decoded
 from daemon.training.engine.evaluate import SPARE
 from daemon.training.engine.loop import Material
-from daemon.training.engine.machine import free_memory
+from daemon.training.engine.machine import all_memory, free_memory
 from daemon.training.engine.memory import BUDGETS, LEAST, TYPICAL, Fit, NothingFits, Room, Shape, Work, fit, peak
 from daemon.training.engine.objectives import Objective
 from daemon.training.engine.packing.passes import Line, parts
@@ -30,12 +30,38 @@ class Fitted:
 
 def fitted(base: Base, material: Material, plan: Plan, rank: int, limit: float) -> Fitted:
     """How to train on it so that it fits; raises NothingFits. `limit`: GiB that the process may use, 0: no limit."""
-    shape = Shape.of(base.folder)
-    four_bits = bool(getattr(base.model, "is_loaded_in_4bit", False))
-    best = Fit(base.model.dtype.itemsize, four_bits=four_bits, accelerated=base.device.type == "cuda")
-    asked = work(base, material, plan, rank)
-    way = fit(shape, asked, best, room(base.device, limit), False)
+    shape, asked = Shape.of(base.folder), work(base, material, plan, rank)
+    way = fit(shape, asked, _as_loaded(base), room(base.device, limit), False)
     return Fitted(way, peak(shape, asked, way))
+
+
+def sifted(
+    base: Base, rows: Sequence[Encoded], objective: Objective, rank: int, limit: float, can: bool
+) -> tuple[list[Encoded], dict[str, NothingFits]]:
+    """Rows that this machine could train on if nothing else ran on it, and by id why it could not on the others.
+
+    can: whether the base may be had in four bits.
+    """
+    shape, best, there = Shape.of(base.folder), _as_loaded(base), _whole(base.device, limit)
+    beyond: dict[str, NothingFits] = {}
+    for row in sorted(rows, key=lambda row: _length(objective, row), reverse=True):
+        try:
+            fit(shape, _alone(objective, row, rank), best, there, can)
+        except NothingFits as error:
+            beyond[row.example.id] = error
+        else:
+            break  # and so do all that are shorter
+    return [row for row in rows if row.example.id not in beyond], beyond
+
+
+def would_rather(base: Base, rows: Sequence[Encoded], plan: Plan, rank: int, limit: float) -> bool:
+    """Whether a batch fits into what is free only with the base in four bits, in which it is not."""
+    best, there = _as_loaded(base), room(base.device, limit)
+    try:
+        way = fit(Shape.of(base.folder), work(base, Material(rows), plan, rank), best, there, True)
+    except NothingFits:
+        return False  # it is said once what is known of the anchors, too
+    return way.four_bits and not best.four_bits
 
 
 def needs_four_bits(folder: Path, dtype: torch.dtype, device: torch.device, limit: float, can: bool) -> bool:
@@ -55,6 +81,23 @@ def room(device: torch.device, limit: float) -> Room:
         free, _ = torch.cuda.mem_get_info()
         return Room(free + torch.cuda.memory_reserved())
     return Room(free_memory(limit), limit)
+
+
+def _whole(device: torch.device, limit: float) -> Room:
+    """What would be there without neighbours; those on an accelerator stay as a rule: it is they who serve."""
+    return room(device, limit) if device.type == "cuda" else Room(all_memory(limit), limit)
+
+
+def _as_loaded(base: Base) -> Fit:
+    """The fastest way with the base as it is."""
+    four_bits = bool(getattr(base.model, "is_loaded_in_4bit", False))
+    return Fit(base.model.dtype.itemsize, four_bits=four_bits, accelerated=base.device.type == "cuda")
+
+
+def _alone(objective: Objective, row: Encoded, rank: int) -> Work:
+    """What a minibatch of one row asks of memory."""
+    tokens, answers = _length(objective, row), sum(len(answer) for _, answer in objective.lines([row]))
+    return Work(tokens, tokens, tokens / 2 + 64, answers, rank, probed=tokens, said=answers, decoded=tokens + SPARE)
 
 
 def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:

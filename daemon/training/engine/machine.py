@@ -32,9 +32,12 @@ def free_memory(limit: float = 0) -> int:
 
     The least of what the system has to spare, of what the control group allows, and of the limit.
     """
-    spare = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")
-    bounds = [spare, *_group_bounds()] if spare else [1 << 62]
-    return min([*bounds, int(limit * 2**30)] if limit else bounds)
+    return _least(_kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS"), limit)
+
+
+def all_memory(limit: float = 0) -> int:
+    """Bytes that this process could use if nothing else ran here; `limit` in GiB, 0: none."""
+    return _least(_kilobytes("/proc/meminfo", "MemTotal"), limit)
 
 
 def give_back() -> None:
@@ -46,6 +49,12 @@ def give_back() -> None:
 def accelerated() -> bool:
     """Whether there is a CUDA device, as its driver says."""
     return Path("/proc/driver/nvidia/gpus").is_dir()
+
+
+def _least(there: int, limit: float) -> int:
+    """Of what is there, what the control group allows, and a limit in GiB, the least; bytes."""
+    bounds = [there, *_group_bounds()] if there else [1 << 62]
+    return min([*bounds, int(limit * 2**30)] if limit else bounds)
 
 
 def _kilobytes(file: str, key: str) -> int:

@@ -16,11 +16,12 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.checkpoint import Checkpoint, program
 from daemon.training.engine.evaluate import probe
-from daemon.training.engine.fitting import Fitted, fitted
+from daemon.training.engine.fitting import Fitted, fitted, sifted, would_rather
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.machine import give_back
 from daemon.training.engine.memory import NothingFits
+from daemon.training.engine.methods import lacks_for
 from daemon.training.engine.policy import Plan, plan, to_train
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.warm import Warm
@@ -44,9 +45,8 @@ class Worker:
         torch.set_num_threads(job.threads or self.threads)
         clock = Clock({"start": round(self.starting, 3)} if self.starting else {})
         self.starting = 0.0
-        base = self.base(job.base_model, job.recipe.method, job.memory_gb)
+        base, sequences, unusable = self._ready(job)
         clock.lap("load")
-        sequences, unusable = encode(base, job.examples)
         with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
             before = probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
         clock.lap("probe_incumbent")
@@ -84,6 +84,18 @@ class Worker:
             "seconds": clock.laps,
         }
         return Finished(True, _probes(sequences, before, after), metrics, unusable)
+
+    def _ready(self, job: Job) -> tuple[Base, list[Encoded], dict[str, str]]:
+        """The base in the form that the examples need, these as tokens, and by id why some cannot be trained on."""
+        base, can = self.base(job.base_model, job.recipe.method, job.memory_gb), not lacks_for("qlora")
+        rows, unusable = encode(base, job.examples)
+        objective, rank = _plan(job, base, rows).objective, job.recipe.rank
+        rows, beyond = sifted(base, rows, objective, rank, job.memory_gb, can)
+        unusable |= {example: _too_much(why) for example, why in beyond.items()}
+        trained = to_train(job.recipe, rows)
+        if can and trained and would_rather(base, trained, _plan(job, base, trained), rank, job.memory_gb):
+            base = self.base(job.base_model, "qlora", job.memory_gb)
+        return base, rows, unusable
 
     def base(self, reference: str, method: str = "lora", memory_gb: float = 0) -> Base:
         """The base model that a job trains on, and what is known of it."""
@@ -133,6 +145,12 @@ def _fitted(job: Job, base: Base, material: Material, planned: Plan) -> Fitted:
             True,
             True,
         ) from error
+
+
+def _too_much(why: NothingFits) -> str:
+    """What becomes of an example that is too long for this machine, however little else is done on it."""
+    way = "raise that" if why.limited else "take a smaller base model"
+    return f"{why}, for its {why.longest:,} tokens; insert it again, shorter, or {way} and release it"
 
 
 def _memory(base: Base, way: Fitted) -> dict[str, Any]:
