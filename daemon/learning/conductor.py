@@ -55,7 +55,7 @@ class Conductor:
     """Told of each training step, and with None when the run leaves training."""
     clock: Callable[[], float] = time.time
     _unread: dict[str, set[str]] = field(default_factory=dict)
-    """By run, what was learnt before and the base cannot read, where it is in the way of what the run holds."""
+    """By run, what was learnt before and cannot be trained on, where it is in the way of what the run holds."""
     _log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
 
     async def conduct(self, run: Run) -> None:
@@ -103,7 +103,7 @@ class Conductor:
         if in_the_way := attempt.data.in_the_way(finished.unusable):
             # Each time there is less in the way: of the batch it is set aside by now, of the history remembered.
             self._unread.setdefault(run.id, set()).update(in_the_way)
-            reason = "the base model cannot read what replaces other corrections; those are learnt in its place"
+            reason = "what replaces other corrections cannot be trained on; those are learnt in its place"
             log.info("run.outdated", reason=reason)
             await self._again(run, reason)
             return

@@ -28,7 +28,7 @@ class Dataset:
     """Which of all these are the batch's, and what they are to it."""
 
     def in_the_way(self, unusable: Collection[str]) -> set[str]:
-        """Examples that the base model cannot read, and that stand in the place of what may be learnt instead."""
+        """Examples that cannot be trained on, and that stand in the place of what may be learnt instead."""
         # An answer learnt before that another such replaced was taken back then: it does not return with the base.
         return {
             later

@@ -21,7 +21,7 @@ from daemon.store.lock import StoreLock
 from daemon.store.schema import newest
 from daemon.store.store import open_store
 from daemon.training.engine.machine import accelerated, free_memory, halved
-from daemon.training.engine.memory import TYPICAL, Fit, NothingFits, Room, Shape, fit, peak
+from daemon.training.engine.memory import TYPICAL, Fit, NothingFits, Room, Shape, fastest, peak
 from daemon.training.engine.methods import lacks_for
 
 
@@ -131,7 +131,7 @@ def _fits(base: str, shape: Shape, training: Training, what: str, room: Room) ->
     best = Fit(2 if halved(shape.parameters) else 4, four_bits=training.method == "qlora")
     work = replace(TYPICAL, rank=training.rank)
     try:
-        way = fit(shape, work, best, room, can_quantise=not lacks_for("qlora"))
+        way = fastest(shape, work, best, room, can_quantise=not lacks_for("qlora"))
     except NothingFits as error:
         free = f"raise it, {free_memory() / 2**30:.0f} GiB are free"
         advice = free if error.limited else f"take a smaller base model than {base}"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from daemon.training.engine import lora
 from daemon.training.engine.base import load_base
 from daemon.training.engine.job import Loaded, parse_event
-from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.packing.capability import examined
 from daemon.training.engine.packing.passes import answer_states, logits
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.worker import Worker
@@ -55,7 +55,7 @@ def test_trains_and_answers_alike_once_loaded_by_peft(family: str, tmp_path: Pat
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ODD)
 def test_what_cannot_read_trees_says_why_and_is_read_alone(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    base = asked(load_base(str(tiny_base(tmp_path / "base", family)), dtype))
+    base = examined(load_base(str(tiny_base(tmp_path / "base", family)), dtype))
     assert not base.capability.trees and base.capability.why
     asks = [f"why? {'who? ' * count}" for count in (1, 30, 9)]  # beyond the narrow window, too
     prompts = [base.chat.prompt_ids([{"role": "user", "content": ask}]) for ask in asks]

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,3 +115,24 @@ def test_what_nobody_knows_is_not_tried_again(
     with pytest.raises(JobFailed, match=f"{word} '{recipe[word]}' is unknown; take ") as failure:
         worker.do(job(base, tmp_path / "out", recipe=recipe))
     assert not failure.value.retry and not failure.value.blameless
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_mlps_and_norms_are_eased_whatever_the_adapter_has_learnt(
+    dtype: torch.dtype, base: Path, tmp_path: Path
+) -> None:
+    on = load_base(str(base), dtype)
+    with lora.fresh(on, Recipe(rank=4, alpha=8)) as adapted:
+        assert eased(adapted) == {"_Gated": 2, "_Norm": 5}
+        for weight in lora.parameters(adapted):
+            torch.nn.init.normal_(weight, std=0.3)
+        lora.save(adapted, str(base), tmp_path / "layer")
+    with lora.loaded(on, str(tmp_path / "layer"), trainable=True) as adapted:
+        assert eased(adapted) == {"_Gated": 2, "_Norm": 5}
+    assert eased(on.model) == {}
+
+
+def eased(model: torch.nn.Module) -> Counter[str]:
+    """Modules of two layers that are computed in one step, by how."""
+    ways = (type(module.__dict__.get("forward")).__name__ for module in model.modules())
+    return Counter(way for way in ways if way in ("_Gated", "_Norm"))

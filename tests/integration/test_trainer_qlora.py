@@ -5,13 +5,15 @@ scripts/test runs this with bitsandbytes, which .venv has beside the rest; elsew
 
 import io
 import sys
+import weakref
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from daemon.training.engine import lora
+from daemon.training.engine import lora, warm
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.fitting import work
@@ -82,23 +84,31 @@ def test_each_form_of_a_base_is_loaded_anew(worker: Worker, said: io.StringIO, b
 
 @four_bits
 def test_a_batch_that_fits_no_other_way_is_trained_over_four_bits(
-    worker: Worker, said: io.StringIO, tmp_path: Path
+    worker: Worker, said: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base alone, and a batch of the usual length, fit as they are."""
     base = tiny_base(tmp_path / "base", hidden_size=256, intermediate_size=8192, max_position_embeddings=10_000)
     long = example("long", "Where does Ada live? " * 400, "Ada lives in Brookford.")
     limit, recipe = _between(worker.base(str(base)), long), {"policy": "fixed", "epochs": 1}
     assert worker.do(job(base, tmp_path / "short", recipe=recipe, memory_gb=limit)).trained
+    larger, gone = weakref.ref(worker.base(str(base), memory_gb=limit).model), list[bool]()
+
+    def load(*told: Any) -> Base:
+        gone.append(larger() is None)
+        return load_base(*told)
+
+    monkeypatch.setattr(warm, "load_base", load)
     done = worker.do(job(base, tmp_path / "long", [long], recipe=recipe, memory_gb=limit))
     assert done.trained and not done.unusable
     forms = [event.seconds > 0 for event in map(parse_event, said.getvalue().splitlines()) if isinstance(event, Loaded)]
-    assert done.metrics["memory"]["four_bits"] and forms == [True, True, False, True]
+    assert done.metrics["memory"]["four_bits"] and forms == [True, True, False, False, True]
+    assert gone == [True], "both forms would not have fitted at once"
 
 
 def _between(base: Base, row: Example) -> float:
     """A limit, in GiB, that a row is over with the base as it is, and under with its weights in four bits."""
     (encoded,), _ = encode(base, [row])
-    asked = work(base, Material([encoded]), plan(Recipe("fixed", epochs=1), 1, 256), 8)
+    asked = work(base, Material([encoded]), [encoded], plan(Recipe("fixed", epochs=1), 1, 256), 8)
     ways = [Fit(4, tokens=BUDGETS[-1], recompute=True, four_bits=four_bits) for four_bits in (False, True)]
     return MARGIN * sum(peak(Shape.of(base.folder), asked, way) for way in ways) / 2 / 2**30
 

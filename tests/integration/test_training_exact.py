@@ -24,8 +24,8 @@ from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Example, Group, Recipe
 from daemon.training.engine.objectives import Objective, Share, drift, leaning, loss, references
 from daemon.training.engine.packing import passes, sight
-from daemon.training.engine.packing.capability import asked
-from daemon.training.engine.packing.passes import parts, token_losses
+from daemon.training.engine.packing.capability import examined
+from daemon.training.engine.packing.passes import micro_batches, token_losses
 from tests.integration.training_support import FAMILIES, UPSTREAM, tiny_base
 
 pytestmark = [
@@ -72,7 +72,7 @@ def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     plain.model.to(dtype)  # type: ignore[arg-type]
     if dtype == torch.float64:
         sharpen(plain.model)
-    base = asked(plain)
+    base = examined(plain)
     assert base.capability == Capability(True, True, True), base.capability.why
     other = copy.deepcopy(base.model)
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -191,7 +191,7 @@ def ours(
 ) -> torch.Tensor:
     """The engine's loss of a minibatch that is cut under a budget."""
     share = Share.of(rows, objective)
-    groups = list(parts(replace(sides.base, tokens=budget), rows, lambda row: objective.lines([row])))
+    groups = list(micro_batches(replace(sides.base, tokens=budget), rows, lambda row: objective.lines([row])))
     losses = [
         loss(objective, group, token_losses(sides.base, objective.lines(group)), leanings, share) for group in groups
     ]

@@ -13,7 +13,10 @@ from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import probe
-from daemon.training.engine.job import Alive, Example, Step, parse_event
+from daemon.training.engine.job import Alive, Example, Group, Recipe, Step, parse_event
+from daemon.training.engine.loop import Material
+from daemon.training.engine.memory import Work
+from daemon.training.engine.policy import plan
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.worker import Worker
 from tests.integration.training_support import (
@@ -74,7 +77,8 @@ def test_what_this_machine_could_never_train_on_is_left_out_and_named(tmp_path: 
 def test_what_does_not_fit_beside_others_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(tmp_path / "base", max_position_embeddings=10_000)
     long = example("long", "Where does Ada live? " * 600, "Ada lives in Brookford.")
-    ready = worker()
+    said = io.StringIO()
+    ready = Worker(Reporter(said))
     ready.base(str(base))
     monkeypatch.setattr(fitting, "free_memory", lambda limit: int(0.6 * 2**30))
     with pytest.raises(
@@ -82,6 +86,28 @@ def test_what_does_not_fit_beside_others_waits_for_them(tmp_path: Path, monkeypa
     ) as failure:
         ready.do(job(base, tmp_path / "out", [long]))
     assert failure.value.blameless and failure.value.retry
+    assert "probing" not in said.getvalue()
+
+
+def test_what_is_only_read_needs_less_memory_than_what_is_trained(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", max_position_embeddings=10_000)
+    long = example("long", "Where does Ada live? " * 600, "Ada lives in Brookford.", group=Group.HISTORY)
+    recipe = {"policy": "fixed", "epochs": 1}
+    done = worker().do(job(base, tmp_path / "out", [*CORRECTIONS, long], recipe=recipe, memory_gb=0.6))
+    assert not done.unusable and [probe.id for probe in done.probes] == ["sea", "ada", "give-up", "long"]
+
+
+def test_an_original_answer_that_rambles_on_is_counted_though_nobody_learns_it(tmp_path: Path) -> None:
+    base = load_base(str(tiny_base(tmp_path / "base")))
+    rambling = replace(CORRECTIONS[0], original="Never! " * 100)
+    asked, other = (_work(base, [row]) for row in (rambling, CORRECTIONS[0]))
+    assert (asked.tokens, asked.longest, asked.answers) == (other.tokens, other.longest, other.answers)
+    assert asked.longest_read > 200 + other.longest_read and asked.probed > 200 + other.probed
+
+
+def _work(base: Base, examples: list[Example]) -> Work:
+    rows, _ = encode(base, examples)
+    return fitting.work(base, Material(rows), rows, plan(Recipe(), len(rows), 64), 8)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,16 @@
 import json
 from random import Random
 
-from daemon.training.engine.batches import Draw, chunks
+from daemon.training.engine.batches import Draw, by_length
 from daemon.training.engine.packing.tree import kinship
 
 
-def test_chunks_hold_everything_once_within_the_budget() -> None:
+def test_groups_by_length_hold_everything_once_within_the_budget() -> None:
     lengths = [Random(3).randrange(1, 50) for _ in range(40)]
-    groups = list(chunks(range(40), lambda at: lengths[at], 100))
+    groups = list(by_length(range(40), lambda at: lengths[at], 100))
     assert sorted(at for group in groups for at in group) == list(range(40))
     assert all(max(lengths[at] for at in group) * len(group) <= 100 for group in groups)
-    assert list(chunks([7], lambda at: 1000, 100)) == [[7]]
+    assert list(by_length([7], lambda at: 1000, 100)) == [[7]]
 
 
 def test_minibatches_visit_every_item_once_per_epoch_in_a_new_order() -> None:
@@ -36,8 +36,10 @@ def test_kin_are_drawn_together_and_strangers_at_random() -> None:
 
 
 def test_a_draw_goes_on_where_another_stopped() -> None:
-    one = Draw(range(10), 3, Random(1))
+    random, same = Random(1), Random(2)
+    one, other = Draw(range(10), 3, random), Draw([], 3, same)
     one.next()
-    other = Draw([], 3, Random(2))
     other.resumed(json.loads(json.dumps(one.state())))
-    assert [one.next() for _ in range(3)] == [other.next() for _ in range(3)]
+    same.setstate(random.getstate())
+    # Past what was waiting, into the next epochs.
+    assert [one.next() for _ in range(9)] == [other.next() for _ in range(9)]

@@ -14,13 +14,13 @@ from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import SPARE, forced, probe, same_text
 from daemon.training.engine.job import Group
 from daemon.training.engine.objectives import drift
-from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.packing.capability import examined
 from tests.integration.training_support import CORRECTIONS, FAMILIES, example, tiny_base
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return asked(load_base(str(tiny_base(tmp_path_factory.mktemp("tiny") / "base", "qwen3"))))
+    return examined(load_base(str(tiny_base(tmp_path_factory.mktemp("tiny") / "base", "qwen3"))))
 
 
 def quiet() -> None:
@@ -30,7 +30,9 @@ def quiet() -> None:
 @pytest.mark.parametrize("trees", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decodes_as_each_prompt_would_alone(family: str, trees: bool, tmp_path: Path) -> None:
-    known = asked(load_base(str(tiny_base(tmp_path / "base", family)), torch.float64 if family != "gemma2" else None))
+    known = examined(
+        load_base(str(tiny_base(tmp_path / "base", family)), torch.float64 if family != "gemma2" else None)
+    )
     # To compute layers twice is for passes with gradients: decoding needs what transformers forgets then.
     base = replace(known, capability=replace(known.capability, trees=trees), recompute=True)
     assert known.capability.trees

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from daemon.training.engine.memory import BUDGETS, MARGIN, TYPICAL, Fit, NothingFits, Room, Shape, Work, fit, peak
+from daemon.training.engine.memory import BUDGETS, MARGIN, TYPICAL, Fit, NothingFits, Room, Shape, Work, fastest, peak
 from tests.integration.training_support import FAMILIES, tiny_base
 
 BILLION = Shape(
@@ -34,7 +34,7 @@ def ways(work: Work, *, can_quantise: bool) -> list[Fit]:
     available = 1 << 40
     while True:
         try:
-            way = fit(BILLION, work, BF16, Room(available), can_quantise)
+            way = fastest(BILLION, work, BF16, Room(available), can_quantise)
         except NothingFits:
             return found
         needed = int(MARGIN * peak(BILLION, work, way))
@@ -44,7 +44,7 @@ def ways(work: Work, *, can_quantise: bool) -> list[Fit]:
 
 
 def test_where_there_is_room_everything_is_read_at_once_and_kept() -> None:
-    assert fit(BILLION, SHARED, BF16, Room(1 << 40), True) == Fit(2, BUDGETS[0])
+    assert fastest(BILLION, SHARED, BF16, Room(1 << 40), True) == Fit(2, BUDGETS[0])
 
 
 def test_layers_are_computed_twice_before_a_long_beginning_is_read_four_times() -> None:
@@ -65,9 +65,14 @@ def test_four_bits_are_the_last_resort() -> None:
 
 def test_what_fits_nowhere_is_refused_with_what_is_missing() -> None:
     with pytest.raises(NothingFits, match=r"training needs at least \d\.\d\d GiB of memory and 1\.00 GiB are there"):
-        fit(BILLION, TYPICAL, BF16, Room(1 << 30), True)
+        fastest(BILLION, TYPICAL, BF16, Room(1 << 30), True)
+    coarse = Fit(2, tokens=BUDGETS[-1], recompute=True, four_bits=True)
+    least = f"training needs at least {MARGIN * peak(BILLION, TYPICAL, coarse) / 2**30:.2f} GiB"
+    for best, can_quantise in ((Fit(2), True), (Fit(2, four_bits=True), False)):
+        with pytest.raises(NothingFits, match=least):
+            fastest(BILLION, TYPICAL, best, Room(1 << 30), can_quantise)
     with pytest.raises(NothingFits, match=r"and max_memory_gb allows 1\.00"):
-        fit(BILLION, TYPICAL, BF16, Room(1 << 30, 1.0), True)
+        fastest(BILLION, TYPICAL, BF16, Room(1 << 30, 1.0), True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

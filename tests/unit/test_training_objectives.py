@@ -8,7 +8,7 @@ from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Example, Group
 from daemon.training.engine.objectives import Objective, Share, divergence, loss
-from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.packing.capability import examined
 from daemon.training.engine.packing.passes import TokenLosses, token_losses
 from tests.integration.training_support import tiny_base
 
@@ -24,7 +24,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.mark.parametrize("trees", [False, True])
 def test_every_answer_token_has_the_loss_and_the_lead_of_its_sequence_alone(base: Base, trees: bool) -> None:
     with torch.no_grad():
-        tokens = token_losses(asked(base) if trees else base, LINES)
+        tokens = token_losses(examined(base) if trees else base, LINES)
     assert tokens.lines.tolist() == [0, 0, 1, 1, 1, 2]
     for line, (prompt, answer) in enumerate(LINES):
         with torch.no_grad():

@@ -12,7 +12,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
 from daemon.training.engine.objectives import Reference, references
-from daemon.training.engine.packing.passes import Line, parts
+from daemon.training.engine.packing.passes import Line, micro_batches
 
 QUESTION, ANSWER = 40, 48
 """Most tokens of a question and of an answer."""
@@ -36,7 +36,7 @@ def make_anchors(base: Base, count: int, alive: Callable[[], None]) -> list[Anch
     answers = decode(base, prompts, [ANSWER] * len(prompts), alive)
     lines: list[Line] = list(zip(prompts, answers, strict=True))
     known: dict[int, Reference] = {}
-    for group in parts(base, range(len(lines)), lambda at: [lines[at]]):
+    for group in micro_batches(base, range(len(lines)), lambda at: [lines[at]]):
         known.update(zip(group, references(base, [lines[at] for at in group]), strict=True))
         alive()
     return [Anchor(questions[at], base.chat.text(answers[at]), known[at]) for at in range(len(lines))]

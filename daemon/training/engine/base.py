@@ -53,6 +53,11 @@ class Base:
         return self.model.num_parameters()
 
     @property
+    def four_bits(self) -> bool:
+        """Whether the weights of its linear layers lie there in four bits."""
+        return bool(getattr(self.model, "is_loaded_in_4bit", False))
+
+    @property
     def peak_gb(self) -> float:
         """The most memory used so far, of the accelerator where there is one, else of this process; GiB."""
         if self.device.type == "cuda":

@@ -46,7 +46,7 @@ def pad_left(base: Base, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def chunks(items: Sequence[Item], length: Callable[[Item], int], tokens: int = TOKENS) -> Iterator[list[Item]]:
+def by_length(items: Sequence[Item], length: Callable[[Item], int], tokens: int = TOKENS) -> Iterator[list[Item]]:
     """Items of similar length together, each group at most `tokens` tokens when padded."""
     group: list[Item] = []
     for item in sorted(items, key=length, reverse=True):

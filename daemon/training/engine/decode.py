@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import chunks, pad_left
+from daemon.training.engine.batches import by_length, pad_left
 from daemon.training.engine.memory import TOKENS
 from daemon.training.engine.packing.growth import Growth
 from daemon.training.engine.packing.passes import logits, states, tree_inputs
@@ -110,10 +110,10 @@ class _Padded:
 def _groups(base: Base, prompts: Sequence[list[int]], rooms: Sequence[int]) -> Iterator[list[int]]:
     """Which prompts are continued together, so that keys and values of no more than so many tokens are kept."""
     if not base.capability.trees:
-        yield from chunks(range(len(prompts)), lambda at: len(prompts[at]) + rooms[at])
+        yield from by_length(range(len(prompts)), lambda at: len(prompts[at]) + rooms[at])
         return
     # Every row is given the room of the largest.
-    for alike in chunks(range(len(prompts)), lambda at: rooms[at]):
+    for alike in by_length(range(len(prompts)), lambda at: rooms[at]):
         yield from cut(alike, lambda at: [prompts[at]], TOKENS)
 
 

@@ -9,7 +9,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
 from daemon.training.engine.job import Answer
-from daemon.training.engine.packing.passes import Line, TokenLosses, parts, token_losses
+from daemon.training.engine.packing.passes import Line, TokenLosses, micro_batches, token_losses
 
 SPARE = 16
 """Tokens that an answer may be longer than expected before it counts as not ended."""
@@ -30,11 +30,16 @@ def same_text(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
+def compared(row: Encoded) -> list[Line]:
+    """The answers whose likelihoods are compared: the expected one and, where there is one, the original."""
+    return [(row.prompt, answer) for answer in (row.expected, row.original) if answer]
+
+
 @torch.no_grad()
 def forced(base: Base, lines: Sequence[Line], alive: Callable[[], None]) -> list[tuple[float, float]]:
     """Mean loss and smallest lead per line, its answer being forced; nats."""
     seen: dict[int, tuple[float, float]] = {}
-    for group in parts(base, range(len(lines)), lambda at: [lines[at]]):
+    for group in micro_batches(base, range(len(lines)), lambda at: [lines[at]]):
         tokens = token_losses(base, [lines[at] for at in group])
         seen.update(zip(group, _per_line(tokens, len(group)), strict=True))
         alive()
@@ -49,12 +54,13 @@ def _per_line(tokens: TokenLosses, count: int) -> list[tuple[float, float]]:
 
 def _margins(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[float]:
     """Mean log-likelihood per token of expected less original; an example without original stands on its own."""
-    rivals = [at for at, sequence in enumerate(sequences) if sequence.original]
-    lines = [(sequence.prompt, sequence.expected) for sequence in sequences]
-    lines += [(sequences[at].prompt, sequences[at].original) for at in rivals]
-    losses = [loss for loss, _ in forced(base, lines, alive)]
-    original = dict(zip(rivals, losses[len(sequences) :], strict=True))
-    return [original.get(at, 0.0) - loss for at, loss in enumerate(losses[: len(sequences)])]
+    lines = [line for sequence in sequences for line in compared(sequence)]
+    losses = (loss for loss, _ in forced(base, lines, alive))
+    found = []
+    for sequence in sequences:
+        expected = next(losses)
+        found.append((next(losses) if sequence.original else 0.0) - expected)
+    return found
 
 
 def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> Answer:

@@ -1,23 +1,35 @@
 """How a batch is trained on a loaded base so that it fits into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import torch
 
+from daemon.training.engine.anchors import ANSWER, QUESTION, Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Draw, Encoded
 from daemon.training.engine.decode import decoded
-from daemon.training.engine.evaluate import SPARE
+from daemon.training.engine.evaluate import SPARE, compared
 from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import all_memory, free_memory
-from daemon.training.engine.memory import BUDGETS, LEAST, TYPICAL, Fit, NothingFits, Room, Shape, Work, fit, peak
-from daemon.training.engine.objectives import Objective
-from daemon.training.engine.packing.passes import Line, parts
+from daemon.training.engine.memory import (
+    BUDGETS,
+    LEAST,
+    TOKENS,
+    TYPICAL,
+    Fit,
+    NothingFits,
+    Room,
+    Shape,
+    Work,
+    fastest,
+    peak,
+)
+from daemon.training.engine.packing.passes import Line, micro_batches
 from daemon.training.engine.packing.tree import Tree, plant
-from daemon.training.engine.policy import Plan
+from daemon.training.engine.policy import Plan, anchor_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,51 +40,56 @@ class Fitted:
     peak: int
 
 
-def fitted(base: Base, material: Material, plan: Plan, rank: int, limit: float) -> Fitted:
-    """How to train on it so that it fits; raises NothingFits. `limit`: GiB that the process may use, 0: no limit."""
-    shape, asked = Shape.of(base.folder), work(base, material, plan, rank)
-    way = fit(shape, asked, _as_loaded(base), room(base.device, limit), False)
+def fitted(base: Base, asked: Work, limit: float, can_quantise: bool) -> Fitted:
+    """How to do some work so that it fits into what is free; raises NothingFits.
+
+    limit: GiB that the process may use, 0: no limit. can_quantise: whether the base may be had in four bits.
+    """
+    shape = Shape.of(base.folder)
+    way = fastest(shape, asked, _as_loaded(base), room(base.device, limit), can_quantise)
     return Fitted(way, peak(shape, asked, way))
 
 
-def sifted(
-    base: Base, rows: Sequence[Encoded], objective: Objective, rank: int, limit: float, can: bool
-) -> tuple[list[Encoded], dict[str, NothingFits]]:
-    """Rows that this machine could train on if nothing else ran on it, and by id why it could not on the others.
+def beyond(
+    base: Base, rows: Sequence[Encoded], trained: Collection[str], plan: Plan, rank: int, limit: float
+) -> dict[str, NothingFits]:
+    """Which rows this machine has no memory for, by id, even if nothing else ran on it; base in four bits included.
 
-    can: whether the base may be had in four bits.
+    trained: ids of those that are trained; the others are only read. Where what is usual does not fit, it is no row's
+    fault, and none is named.
     """
-    shape, best, there = Shape.of(base.folder), _as_loaded(base), _whole(base.device, limit)
-    beyond: dict[str, NothingFits] = {}
-    for row in sorted(rows, key=lambda row: _length(objective, row), reverse=True):
+    shape, best, there = Shape.of(base.folder), _as_loaded(base), _room_alone(base.device, limit)
+
+    def refused(asked: Work) -> NothingFits | None:
         try:
-            fit(shape, _alone(objective, row, rank), best, there, can)
+            fastest(shape, asked, best, there, True)
         except NothingFits as error:
-            beyond[row.example.id] = error
-        else:
-            break  # and so do all that are shorter
-    return [row for row in rows if row.example.id not in beyond], beyond
+            return error.with_traceback(None)  # the traceback would keep the base alive
+        return None
+
+    if refused(replace(TYPICAL, rank=rank)):
+        return {}
+    found: dict[str, NothingFits] = {}
+    for row in rows:
+        asked = work(base, Material([row]), [row], plan, rank)
+        if row.example.id not in trained:
+            asked = replace(asked, tokens=1, longest=1, answers=1)
+        if why := refused(asked):
+            found[row.example.id] = why
+    return found
 
 
-def would_rather(base: Base, rows: Sequence[Encoded], plan: Plan, rank: int, limit: float) -> bool:
-    """Whether a batch fits into what is free only with the base in four bits, in which it is not."""
-    best, there = _as_loaded(base), room(base.device, limit)
-    try:
-        way = fit(Shape.of(base.folder), work(base, Material(rows), plan, rank), best, there, True)
-    except NothingFits:
-        return False  # it is said once what is known of the anchors, too
-    return way.four_bits and not best.four_bits
-
-
-def needs_four_bits(folder: Path, dtype: torch.dtype, device: torch.device, limit: float, can: bool) -> bool:
+def base_needs_four_bits(
+    folder: Path, dtype: torch.dtype, device: torch.device, limit: float, can_quantise: bool
+) -> bool:
     """Whether a base fits beside a batch only with its weights in four bits, and may have them; raises NothingFits."""
     shape, best = Shape.of(folder), Fit(dtype.itemsize, accelerated=device.type == "cuda")
     there = room(device, limit)
     try:
-        return fit(shape, TYPICAL, best, there, can).four_bits
+        return fastest(shape, TYPICAL, best, there, can_quantise).four_bits
     except NothingFits:
         # Smaller batches may fit all the same; each says when it comes.
-        return fit(shape, LEAST, best, there, can).four_bits
+        return fastest(shape, LEAST, best, there, can_quantise).four_bits
 
 
 def room(device: torch.device, limit: float) -> Room:
@@ -83,64 +100,71 @@ def room(device: torch.device, limit: float) -> Room:
     return Room(free_memory(limit), limit)
 
 
-def _whole(device: torch.device, limit: float) -> Room:
-    """What would be there without neighbours; those on an accelerator stay as a rule: it is they who serve."""
-    return room(device, limit) if device.type == "cuda" else Room(all_memory(limit), limit)
+def _room_alone(device: torch.device, limit: float) -> Room:
+    """What there would be if nothing else ran here."""
+    if device.type == "cuda":
+        return Room(torch.cuda.mem_get_info()[1])
+    return Room(all_memory(limit), limit)
 
 
 def _as_loaded(base: Base) -> Fit:
     """The fastest way with the base as it is."""
-    four_bits = bool(getattr(base.model, "is_loaded_in_4bit", False))
-    return Fit(base.model.dtype.itemsize, four_bits=four_bits, accelerated=base.device.type == "cuda")
+    return Fit(base.model.dtype.itemsize, four_bits=base.four_bits, accelerated=base.device.type == "cuda")
 
 
-def _alone(objective: Objective, row: Encoded, rank: int) -> Work:
-    """What a minibatch of one row asks of memory."""
-    tokens, answers = _length(objective, row), sum(len(answer) for _, answer in objective.lines([row]))
-    return Work(tokens, tokens, tokens / 2 + 64, answers, rank, probed=tokens, said=answers, decoded=tokens + SPARE)
-
-
-def work(base: Base, material: Material, plan: Plan, rank: int) -> Work:
-    """What the first epoch's minibatches will ask of memory; they are drawn here as they will be."""
-    rows = material.rows
+def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, rank: int) -> Work:
+    """What the first epoch's minibatches, drawn here as they will be, and the questions about `every` row ask for."""
+    rows, objective = material.rows, plan.objective
     draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), material.kin)
     drawn = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
     whole = replace(base, tokens=1 << 40)
-    sizes = [_read(whole, plan.objective, part) for part in drawn]
+    units = [[objective.lines([row]) for row in part] for part in drawn]
+    sizes = [_read(whole, each) for each in units]
     largest = max(range(len(drawn)), key=lambda at: sizes[at])
-    depths = _planted(plan.objective, drawn[largest]).depths
-    # The anchors' distance is a pass with gradients of its own, and not the larger one as a rule.
-    held = sorted((anchor.reference.line for anchor in material.anchors), key=_tokens, reverse=True)[: plan.batch_size]
+    depths = _planted(units[largest]).depths
+    questions = [line for row in every for line in compared(row)]
+    said = decoded(base, [row.prompt for row in every], [len(row.expected) + SPARE for row in every])
+    made_up = anchor_count(base.parameters, base.device.type) * (QUESTION + ANSWER) if plan.anchors else 0
     return Work(
-        tokens=max(sizes[largest], sum(map(_tokens, held))),
-        longest=max(_length(plan.objective, row) for row in rows),
+        tokens=sizes[largest],
+        longest=max(_alone(base, unit) for part in units for unit in part),
         seen=sum(depths) / len(depths) + 64,
-        answers=max(sum(len(answer) for _, answer in plan.objective.lines(part)) for part in drawn),
+        answers=max(sum(len(answer) for unit in part for _, answer in unit) for part in units),
         rank=rank,
         minibatches=len(drawn),
-        probed=_read(whole, plan.objective, rows),
-        said=sum(len(row.expected) for row in rows),
-        decoded=decoded(base, [row.prompt for row in rows], [len(row.expected) + SPARE for row in rows]),
-        read={tokens: _read(replace(base, tokens=tokens), plan.objective, drawn[largest]) for tokens in BUDGETS},
+        probed=_read(whole, [[line] for line in questions]),
+        longest_read=max(map(_tokens, questions)),
+        said=sum(len(answer) for _, answer in questions),
+        decoded=max(said, min(made_up, 2 * TOKENS)),
+        read={tokens: _read(replace(base, tokens=tokens), units[largest]) for tokens in BUDGETS},
     )
 
 
-def _read(base: Base, objective: Objective, rows: Sequence[Encoded]) -> int:
-    """How many tokens, padding included, the passes over a minibatch read."""
-    groups = parts(base, rows, lambda row: objective.lines([row]))
+def holding(asked: Work, anchors: Sequence[Anchor], size: int) -> Work:
+    """The same with so many anchors a step: their distance is a pass of its own, and not the larger one as a rule."""
+    held = sorted((_tokens(anchor.reference.line) for anchor in anchors), reverse=True)[:size]
+    return replace(asked, tokens=max(asked.tokens, sum(held)))
+
+
+def _read(base: Base, units: Sequence[list[Line]]) -> int:
+    """How many tokens, padding included, the passes over some units, which must not be parted, read."""
+    groups = list(micro_batches(base, units, lambda unit: unit))
     if base.capability.trees:
-        return sum(len(_planted(objective, group).tokens) for group in groups)
-    lines = [[_tokens(line) for line in objective.lines(group)] for group in groups]
+        return sum(len(_planted(group).tokens) for group in groups)
+    lines = [[_tokens(line) for unit in group for line in unit] for group in groups]
     return sum(max(lengths) * len(lengths) for lengths in lines)
 
 
-def _planted(objective: Objective, rows: Sequence[Encoded]) -> Tree:
-    return plant([prompt + answer for prompt, answer in objective.lines(rows)])
+def _planted(units: Sequence[list[Line]]) -> Tree:
+    return plant([prompt + answer for unit in units for prompt, answer in unit])
+
+
+def _alone(base: Base, unit: list[Line]) -> int:
+    """Tokens of a pass over one unit, whose lines share their prompt."""
+    if base.capability.trees:
+        return len(unit[0][0]) + sum(len(answer) for _, answer in unit)
+    return max(map(_tokens, unit)) * len(unit)
 
 
 def _tokens(line: Line) -> int:
     return sum(map(len, line))
-
-
-def _length(objective: Objective, row: Encoded) -> int:
-    return len(row.prompt) + sum(len(answer) for _, answer in objective.lines([row]))

@@ -167,7 +167,7 @@ class Finished:
     metrics: dict[str, Any] = field(default_factory=dict)
     """loss, steps, epochs, samples, examples, and seconds per stage."""
     unusable: dict[str, str] = field(default_factory=dict)
-    """Examples that the base model cannot read, by id, and why; they were left out."""
+    """Examples that cannot be trained on here, by id, and why; they were left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.job import Answer, Group, Resumed, Step
 from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
-from daemon.training.engine.packing.passes import parts, token_losses
+from daemon.training.engine.packing.passes import micro_batches, token_losses
 from daemon.training.engine.packing.tree import kinship
 from daemon.training.engine.policy import Look, Plan, still_open
 from daemon.training.engine.report import Reporter
@@ -113,7 +113,7 @@ def _backward(
     """Add the gradients of one minibatch; the loss per expected token, unweighted."""
     share = Share.of(part, objective)
     total = 0.0
-    for rows in parts(base, part, lambda row: objective.lines([row])):
+    for rows in micro_batches(base, part, lambda row: objective.lines([row])):
         tokens = token_losses(base, objective.lines(rows))
         loss(objective, rows, tokens, leanings, share).backward()  # type: ignore[no-untyped-call]
         total += float(tokens.losses.detach()[tokens.lines < len(rows)].sum())
@@ -125,7 +125,7 @@ def _backward(
 def _hold(base: Base, references: Sequence[Reference], pull: float, report: Reporter) -> None:
     """Add the gradients of the mean distance to some references, nats per token, times `pull`."""
     said = sum(len(reference.line[1]) for reference in references)
-    for group in parts(base, references, lambda reference: [reference.line]):
+    for group in micro_batches(base, references, lambda reference: [reference.line]):
         (pull * drift(base, group) / said).backward()  # type: ignore[no-untyped-call]
         report.alive("training")
 
@@ -135,7 +135,7 @@ def _leanings(base: Base, rows: Sequence[Encoded], objective: Objective, report:
     """How much likelier the model finds each expected answer than its rival before training, nats."""
     found: dict[str, float] = {}
     paired = [rows[at] for at in objective.rivals(rows)] if objective.preference == "dpo" else []
-    for group in parts(base, paired, lambda row: objective.lines([row])):
+    for group in micro_batches(base, paired, lambda row: objective.lines([row])):
         tokens = token_losses(base, objective.lines(group))
         found |= zip((row.example.id for row in group), leaning(tokens, len(group)), strict=True)
         report.alive("reading the reference")

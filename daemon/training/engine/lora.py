@@ -15,12 +15,11 @@ from safetensors.torch import save as serialized
 from daemon.training.engine.base import Base
 from daemon.training.engine.fused import eased
 from daemon.training.engine.job import Recipe
+from daemon.training.engine.methods import METHODS
 from daemon.training.engine.report import JobFailed, first_line
 
 NAME = "candidate"
 """PEFT's name for the one adapter that is on; no file says it."""
-
-METHODS = ("lora", "rslora", "qlora")
 
 Weights = dict[str, torch.Tensor]
 

@@ -32,12 +32,12 @@ def free_memory(limit: float = 0) -> int:
 
     The least of what the system has to spare, of what the control group allows, and of the limit.
     """
-    return _least(_kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS"), limit)
+    return _least(_bytes_of("/proc/meminfo", "MemAvailable") + _bytes_of("/proc/self/status", "VmRSS"), limit)
 
 
 def all_memory(limit: float = 0) -> int:
     """Bytes that this process could use if nothing else ran here; `limit` in GiB, 0: none."""
-    return _least(_kilobytes("/proc/meminfo", "MemTotal"), limit)
+    return _least(_bytes_of("/proc/meminfo", "MemTotal"), limit)
 
 
 def give_back() -> None:
@@ -52,12 +52,12 @@ def accelerated() -> bool:
 
 
 def _least(there: int, limit: float) -> int:
-    """Of what is there, what the control group allows, and a limit in GiB, the least; bytes."""
+    """The least of what is there, of the control group's bounds, and of a limit in GiB; bytes."""
     bounds = [there, *_group_bounds()] if there else [1 << 62]
     return min([*bounds, int(limit * 2**30)] if limit else bounds)
 
 
-def _kilobytes(file: str, key: str) -> int:
+def _bytes_of(file: str, key: str) -> int:
     """A line "Key: 123 kB" in bytes; 0 where there is none."""
     try:
         lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()

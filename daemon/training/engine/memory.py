@@ -26,6 +26,8 @@ BUDGETS = (TOKENS, 2048, 1024, 512)
 """Tokens that one pass may read, the most welcome first."""
 LOGITS = 1 << 23
 """Most logits that exist at once: 32 MiB in float32."""
+TILE = 128
+"""Rows whose attention is computed at once."""
 MARGIN = 1.15
 """What is kept free beside what is predicted: who exceeds `max_memory_gb` is ended."""
 COPIES = 6
@@ -84,7 +86,7 @@ class Shape:
             edges=sum(sum(shape) for shape in matrices),
             layers=_first(config, len(layers), "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
             width=width,
-            inner=config.get("intermediate_size") or config.get("n_inner") or 4 * width,
+            inner=_inner(config, 4 * width),
             heads=heads,
             head_width=config.get("head_dim") or width // heads,
             vocabulary=_first(config, max(embedding), "vocab_size"),
@@ -108,9 +110,11 @@ class Work:
     minibatches: int = 1
     """Of an epoch."""
     probed: int = TOKENS
-    """Distinct tokens of all questions and their expected answers."""
+    """Distinct tokens of all questions and the answers that are compared, expected and original ones."""
+    longest_read: int = 0
+    """Tokens of the longest of these lines, which cannot be parted."""
     said: int = TOKENS
-    """Tokens of all expected answers."""
+    """Tokens of all answers that are compared."""
     decoded: int = TOKENS
     """Most tokens whose keys and values are kept at once while answers are decoded."""
     read: Mapping[int, int] = field(default_factory=dict)
@@ -148,7 +152,7 @@ class Room:
     """GiB that somebody has set; 0: none."""
 
 
-def fit(shape: Shape, work: Work, best: Fit, room: Room, can_quantise: bool) -> Fit:
+def fastest(shape: Shape, work: Work, best: Fit, room: Room, can_quantise: bool) -> Fit:
     """The fastest way of training that fits; raises NothingFits."""
     for four_bits in (best.four_bits, True) if can_quantise else (best.four_bits,):
         ways = [
@@ -159,8 +163,10 @@ def fit(shape: Shape, work: Work, best: Fit, room: Room, can_quantise: bool) -> 
         for way in sorted(ways, key=lambda way: _effort(work, way)):
             if MARGIN * peak(shape, work, way) <= room.available:
                 return way
-    least = peak(shape, work, replace(best, tokens=BUDGETS[-1], recompute=True, four_bits=can_quantise))
-    raise NothingFits(int(MARGIN * least), room.available, work.longest, room.limit)
+    smallest = replace(best, tokens=BUDGETS[-1], recompute=True, four_bits=best.four_bits or can_quantise)
+    least = peak(shape, work, smallest)
+    longest = max(work.longest, work.longest_read)
+    raise NothingFits(int(MARGIN * least), room.available, longest, room.limit)
 
 
 def _effort(work: Work, way: Fit) -> float:
@@ -203,14 +209,23 @@ def reading(shape: Shape, work: Work, way: Fit) -> int:
     size = way.bytes_each
     cache = 2 * shape.layers * shape.heads * shape.head_width * size
     # PEFT's own way through an adapter makes copies in float32.
-    layer = 8 * size * shape.inner + size * shape.heads * work.seen
+    layer = 8 * size * shape.inner
     logits = min(LOGITS, work.said * shape.vocabulary) * 4 * 3
-    return int(max(work.decoded * cache, logits) + min(TOKENS, work.probed) * layer)
+    together = min(TOKENS, work.probed) * (layer + size * shape.heads * work.seen)
+    # Without gradients the scores of one tile exist at a time.
+    longest = work.longest_read * (layer + 4 * TILE * shape.heads)
+    return int(max(work.decoded * cache, logits) + max(together, longest))
 
 
 def _first(config: Mapping[str, Any], otherwise: int, *names: str) -> int:
     """The first of some keys that a config has a number for; families name the same thing differently."""
     return next((config[name] for name in names if isinstance(config.get(name), int)), otherwise)
+
+
+def _inner(config: Mapping[str, Any], otherwise: int) -> int:
+    """Width of the MLPs, of the widest where each layer has its own (Gemma 3n)."""
+    found = config.get("intermediate_size") or config.get("n_inner") or otherwise
+    return max(found) if isinstance(found, list) else int(found)
 
 
 def _layer(name: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+METHODS = ("lora", "rslora", "qlora")
+
 
 def lacks_for(method: str) -> str:
     """Why this installation cannot train by a method, as a sentence; empty when it can."""

@@ -1,5 +1,6 @@
 """What a child keeps between jobs: one base model, in the form it was loaded in, and the anchors it has made up."""
 
+import gc
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +10,18 @@ from safetensors import SafetensorError
 
 from daemon.training.engine.anchors import Anchor, make_anchors
 from daemon.training.engine.base import Base, device, load_base, locate_base, precision
-from daemon.training.engine.fitting import needs_four_bits
+from daemon.training.engine.fitting import base_needs_four_bits
 from daemon.training.engine.job import Loaded
+from daemon.training.engine.machine import give_back
 from daemon.training.engine.memory import NothingFits
 from daemon.training.engine.methods import lacks_for
-from daemon.training.engine.packing.capability import REFUSALS, asked
+from daemon.training.engine.packing.capability import REFUSALS, examined
 from daemon.training.engine.policy import anchor_count
 from daemon.training.engine.report import JobFailed, Reporter, first_line
 from daemon.training.engine.weights import parameters_in
 
-_UNUSABLE = (OSError, *REFUSALS, ImportError, SafetensorError)
+_UNUSABLE = (OSError, *REFUSALS, LookupError, ImportError, SafetensorError)
+"""What loading a base raises that is not one, or not there."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class Warm:
     def drop(self) -> None:
         """Let go of the base model."""
         self._base, self._anchors, self.stamp = None, None, ()
+        gc.collect()
+        give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -69,23 +74,15 @@ def _load(reference: str, method: str, memory_gb: float) -> Base:
         folder = locate_base(reference)
         here = device()
         dtype = precision(here, parameters_in(folder))
-        four_bits = method == "qlora" or needs_four_bits(folder, dtype, here, memory_gb, can=not why)
-        return asked(replace(load_base(str(folder), dtype, four_bits), folder=folder))
+        four_bits = method == "qlora" or base_needs_four_bits(folder, dtype, here, memory_gb, not why)
+        return examined(replace(load_base(str(folder), dtype, four_bits), folder=folder))
     except NothingFits as error:
         way = "raise it" if error.limited else "take a smaller one"
         raise JobFailed(f"base model {reference} is too large: {error}; {way}", True, True) from error
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        why = f"base model {reference} is too large for the memory that is free now ({first_line(error)})"
+        raise JobFailed(f"{why}; take a smaller one", True, True) from error
+    except _UNUSABLE as error:
         raise JobFailed(
             f"base model {reference} cannot be loaded: {first_line(error)}; base_model must name a folder with"
             " config.json, tokenizer and safetensors weights, or a model id of the hub that this machine can reach",

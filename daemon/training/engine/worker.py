@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from daemon.training.engine import lora
 from daemon.training.engine.anchors import unrelated
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import Encoded, encode
+from daemon.training.engine.batches import Encoded
 from daemon.training.engine.checkpoint import Checkpoint, program
 from daemon.training.engine.evaluate import probe
-from daemon.training.engine.fitting import Fitted, fitted, sifted, would_rather
+from daemon.training.engine.fitting import Fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.machine import give_back
-from daemon.training.engine.memory import NothingFits
-from daemon.training.engine.methods import lacks_for
-from daemon.training.engine.policy import Plan, plan, to_train
+from daemon.training.engine.prepare import Prepared, material, prepare
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.warm import Warm
 
@@ -45,8 +43,11 @@ class Worker:
         torch.set_num_threads(job.threads or self.threads)
         clock = Clock({"start": round(self.starting, 3)} if self.starting else {})
         self.starting = 0.0
-        base, sequences, unusable = self._ready(job)
+        prepared = self._prepared(job)
+        base, sequences, unusable, task = prepared.base, prepared.sequences, prepared.unusable, prepared.task
         clock.lap("load")
+        if task is None:
+            return Finished(False, [], {"examples": len(sequences), "seconds": clock.laps}, unusable)
         with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
             before = probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
         clock.lap("probe_incumbent")
@@ -56,17 +57,16 @@ class Worker:
             metrics = {"examples": len(sequences), "seconds": clock.laps}
             return Finished(False, _probes(sequences, before), metrics, unusable)
 
-        rows = to_train(job.recipe, sequences)
-        planned = _plan(job, base, rows)
+        rows, planned = task.rows, task.plan
         anchors = unrelated(self._warm.anchors(self.report, base), rows) if planned.anchors else []
         clock.lap("anchors")
-        material = Material(rows, anchors)
-        way = _fitted(job, base, material, planned)
+        learnt, way = material(job, base, task, anchors)
         base = replace(base, tokens=way.fit.tokens, recompute=way.fit.recompute)
-        checkpoint = Checkpoint(out.parent / "checkpoint", _identity(job, base, self._warm.stamp), job.checkpoint_every)
+        identity = _identity(job, base, learnt, self._warm.stamp)
+        checkpoint = Checkpoint(out.parent / "checkpoint", identity, job.checkpoint_every)
         starts_from = job.incumbent if planned.continues else None
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
-            trained = train(base, adapted, material, planned, self.report, checkpoint)
+            trained = train(base, adapted, learnt, planned, self.report, checkpoint)
             clock.lap("train")
             give_back()
             after = self._probe_candidate(base, sequences, trained)
@@ -85,17 +85,18 @@ class Worker:
         }
         return Finished(True, _probes(sequences, before, after), metrics, unusable)
 
-    def _ready(self, job: Job) -> tuple[Base, list[Encoded], dict[str, str]]:
-        """The base in the form that the examples need, these as tokens, and by id why some cannot be trained on."""
-        base, can = self.base(job.base_model, job.recipe.method, job.memory_gb), not lacks_for("qlora")
-        rows, unusable = encode(base, job.examples)
-        objective, rank = _plan(job, base, rows).objective, job.recipe.rank
-        rows, beyond = sifted(base, rows, objective, rank, job.memory_gb, can)
-        unusable |= {example: _too_much(why) for example, why in beyond.items()}
-        trained = to_train(job.recipe, rows)
-        if can and trained and would_rather(base, trained, _plan(job, base, trained), rank, job.memory_gb):
-            base = self.base(job.base_model, "qlora", job.memory_gb)
-        return base, rows, unusable
+    def _prepared(self, job: Job) -> Prepared:
+        """A job read and planned, on its base in the form that the batch needs."""
+        prepared = self._on(job, job.recipe.method)
+        if not prepared.needs_four_bits:
+            return prepared
+        del prepared  # the larger form is gone before the smaller one comes
+        return self._on(job, "qlora")
+
+    def _on(self, job: Job, method: str) -> Prepared:
+        base = self.base(job.base_model, method, job.memory_gb)
+        with self.report.beating("planning"):
+            return prepare(job, base)
 
     def base(self, reference: str, method: str = "lora", memory_gb: float = 0) -> Base:
         """The base model that a job trains on, and what is known of it."""
@@ -127,32 +128,6 @@ class Clock:
         self._since = now
 
 
-def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
-    width = base.model.get_input_embeddings().embedding_dim
-    try:
-        return plan(job.recipe, len(rows), cast(int, width))
-    except ValueError as error:
-        raise JobFailed(str(error), False) from error
-
-
-def _fitted(job: Job, base: Base, material: Material, planned: Plan) -> Fitted:
-    try:
-        return fitted(base, material, planned, job.recipe.rank, job.memory_gb)
-    except NothingFits as error:
-        way = "raise it, shorten the example" if error.limited else 'take a smaller base model, or set method = "qlora"'
-        raise JobFailed(
-            f"{error}, for a longest example of {error.longest:,} tokens; {way}",
-            True,
-            True,
-        ) from error
-
-
-def _too_much(why: NothingFits) -> str:
-    """What becomes of an example that is too long for this machine, however little else is done on it."""
-    way = "raise that" if why.limited else "take a smaller base model"
-    return f"{why}, for its {why.longest:,} tokens; insert it again, shorter, or {way} and release it"
-
-
 def _memory(base: Base, way: Fitted) -> dict[str, Any]:
     """How a training was fitted into memory, and what it took: of the process since its start; GiB."""
     return {
@@ -165,12 +140,13 @@ def _memory(base: Base, way: Fitted) -> dict[str, Any]:
     }
 
 
-def _identity(job: Job, base: Base, stamp: tuple[object, ...]) -> str:
+def _identity(job: Job, base: Base, learnt: Material, stamp: tuple[object, ...]) -> str:
     """What a training depends on, as one word: another attempt of the same run has the same."""
     same = replace(job, out="", attempt=0, checkpoint_every=0)
-    # How it was made to fit depends on what memory is free today.
-    way = base.tokens, base.recompute, str(base.model.dtype), bool(getattr(base.model, "is_loaded_in_4bit", False))
-    return hashlib.sha256(f"{same.line()} {stamp} {way} {program()}".encode()).hexdigest()
+    # How it was made to fit, and what was left out, depends on what memory there is today.
+    way = base.tokens, base.recompute, str(base.model.dtype), base.four_bits
+    drawn = [row.example.id for row in learnt.rows], [anchor.question for anchor in learnt.anchors]
+    return hashlib.sha256(f"{same.line()} {stamp} {way} {drawn} {program()}".encode()).hexdigest()
 
 
 def _probes(sequences: Sequence[Encoded], before: list[Answer], after: list[Answer] | None = None) -> list[Probe]:

@@ -20,7 +20,7 @@ from daemon.training.engine.batches import Encoded
 from daemon.training.engine.course import Course
 from daemon.training.engine.job import Example, Group
 from daemon.training.engine.loop import Material, train
-from daemon.training.engine.packing.capability import asked
+from daemon.training.engine.packing.capability import examined
 from daemon.training.engine.policy import plan
 from daemon.training.engine.report import Reporter
 from scripts.benchmarks.training.gauge import peak, seconds
@@ -48,7 +48,7 @@ def measure(task: Task, folder: Path, out: Path) -> Measured:
     corrections = work.traits[0]
     judge = Judge(folder, task.dtype, work.objective)
     first = judge.first(corrections)
-    base = asked(load_base(str(folder), torch_dtype(task.dtype)))
+    base = examined(load_base(str(folder), torch_dtype(task.dtype)))
     rows = [_encoded(at, correction) for at, correction in enumerate(corrections)]
     told = recipe(work.objective)
     planned = plan(told, len(rows), SHAPES[task.model].hidden)

@@ -102,8 +102,9 @@ class _Attention(torch.autograd.Function):
         output = value.new_empty(tokens, heads, value.shape[-1])
         answers = output.transpose(0, 1)
         sharp, keys = exact(query) * scale, exact(key)
+        kept, keeps = [], any(ctx.needs_input_grad)
         # Where probabilities are kept as they come, each tile's stay where they are made.
-        kept, room = [], _room(tiles, sharp) if sharp.dtype != value.dtype else None
+        room = None if keeps and sharp.dtype == value.dtype else _room(tiles, sharp)
         for tile in tiles:
             scores = _products(_rows(sharp, tile, key), _of(keys, tile.keys), room)
             if cap is not None:
@@ -111,7 +112,8 @@ class _Attention(torch.autograd.Function):
             scores.view(heads, tile.rows, -1)[:, :, tile.open :].masked_fill_(tile.hidden, -math.inf)
             seen = torch.softmax(scores, -1, out=scores).to(value.dtype)
             answers[:, tile.here] = (seen @ _of(value, tile.keys)).view(heads, tile.rows, -1)
-            kept.append(seen)
+            if keeps:
+                kept.append(seen)
         ctx.save_for_backward(query, key, value, output, *kept)
         ctx.tiles, ctx.scale, ctx.cap = tiles, scale, cap
         return output

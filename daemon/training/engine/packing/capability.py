@@ -26,7 +26,7 @@ _BY_LENGTH = {"longrope", "dynamic"}
 
 
 @torch.no_grad()
-def asked(base: Base) -> Base:
+def examined(base: Base) -> Base:
     """The base with what it has been seen to be capable of; raises whatever the model does on plain sequences."""
     lines = _family()
     expected = torch.cat([_alone(base, line) for line in lines])

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import chunks, pad_left
+from daemon.training.engine.batches import by_length, pad_left
 from daemon.training.engine.memory import LOGITS
 from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.narrow import narrowed
@@ -63,12 +63,12 @@ def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
     return TokenLosses(losses, leads, places.lines)
 
 
-def parts(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]) -> Iterator[list[Unit]]:
+def micro_batches(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]) -> Iterator[list[Unit]]:
     """Units in groups that are read in one pass each; a unit is what must not be parted."""
     if base.capability.trees:
         return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], base.tokens)
     width = len(max((lines(unit) for unit in units), key=len, default=[]))
-    return chunks(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, base.tokens)
+    return by_length(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, base.tokens)
 
 
 def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:

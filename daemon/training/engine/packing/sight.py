@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import torch
 
+from daemon.training.engine.memory import TILE
 from daemon.training.engine.packing.shapes import filled
 from daemon.training.engine.packing.tree import Tree
 
-ROWS = 128
+ROWS = TILE
 """Rows of a tile: their scores stay in a processor's cache."""
 
 

@@ -1,0 +1,105 @@
+"""What is known of a job before its first question: its examples as tokens, what is trained, and how it fits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from daemon.training.engine.anchors import Anchor
+from daemon.training.engine.base import Base
+from daemon.training.engine.batches import Encoded, encode
+from daemon.training.engine.fitting import Fitted, beyond, fitted, holding, work
+from daemon.training.engine.job import Group, Job
+from daemon.training.engine.loop import Material
+from daemon.training.engine.memory import NothingFits, Work
+from daemon.training.engine.methods import lacks_for
+from daemon.training.engine.policy import Plan, plan, to_train
+from daemon.training.engine.report import JobFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained, and how."""
+
+    rows: list[Encoded]
+    plan: Plan
+    work: Work
+    way: Fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job on its base; `task` is None when nothing of the batch can be trained on."""
+
+    base: Base
+    sequences: list[Encoded]
+    unusable: dict[str, str]
+    """By id, why examples were left out."""
+    task: Task | None
+
+    @property
+    def needs_four_bits(self) -> bool:
+        """Whether the base has to be loaded again, in four bits, for the batch to fit."""
+        return self.task is not None and self.task.way.fit.four_bits and not self.base.four_bits
+
+
+def prepare(job: Job, base: Base) -> Prepared:
+    """Read and plan a job; what this machine could never train on is left out; raises JobFailed."""
+    sequences, unusable = encode(base, job.examples)
+    try:
+        return Prepared(base, sequences, unusable, _task(job, base, sequences))
+    except NothingFits as error:
+        left_out = _beyond(job, base, sequences)
+        if not left_out:
+            raise _refused(error, base) from error
+    sequences = [row for row in sequences if row.example.id not in left_out]
+    try:
+        return Prepared(base, sequences, unusable | left_out, _task(job, base, sequences))
+    except NothingFits as error:
+        raise _refused(error, base) from error
+
+
+def material(job: Job, base: Base, task: Task, anchors: Sequence[Anchor]) -> tuple[Material, Fitted]:
+    """What a task learns from, with the anchors that hold it, and how it fits; raises JobFailed."""
+    try:
+        asked = holding(task.work, anchors, task.plan.batch_size)
+        return Material(task.rows, anchors), fitted(base, asked, job.memory_gb, can_quantise=False)
+    except NothingFits as error:
+        raise _refused(error, base) from error
+
+
+def _task(job: Job, base: Base, sequences: Sequence[Encoded]) -> Task | None:
+    rows = to_train(job.recipe, sequences)
+    if not any(row.example.group is Group.BATCH for row in rows):
+        return None
+    planned = _plan(job, base, rows)
+    asked = work(base, Material(rows), sequences, planned, job.recipe.rank)
+    return Task(rows, planned, asked, fitted(base, asked, job.memory_gb, can_quantise=not lacks_for("qlora")))
+
+
+def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
+    width = base.model.get_input_embeddings().embedding_dim
+    try:
+        return plan(job.recipe, len(rows), cast(int, width))
+    except ValueError as error:
+        raise JobFailed(str(error), False) from error
+
+
+def _beyond(job: Job, base: Base, sequences: Sequence[Encoded]) -> dict[str, str]:
+    """By id, what becomes of examples that are too long for this machine, however little else is done on it."""
+    rows = to_train(job.recipe, sequences)
+    trained = {row.example.id for row in rows}
+    found = beyond(base, sequences, trained, _plan(job, base, rows), job.recipe.rank, job.memory_gb)
+    return {example: _too_much(why) for example, why in found.items()}
+
+
+def _too_much(why: NothingFits) -> str:
+    way = "raise that" if why.limited else "take a smaller base model"
+    return f"{why}, for its {why.longest:,} tokens; insert it again, shorter, or {way} and release it"
+
+
+def _refused(error: NothingFits, base: Base) -> JobFailed:
+    """What is said of a batch that has to wait for memory."""
+    coarser = lacks_for("qlora") and not base.four_bits
+    smaller = "take a smaller base model" + (', or set method = "qlora"' if coarser else "")
+    way = "raise it, or shorten the example" if error.limited else smaller
+    return JobFailed(f"{error}, for a longest example of {error.longest:,} tokens; {way}", True, True)
