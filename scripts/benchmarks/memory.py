@@ -132,8 +132,8 @@ def _says(case: Case, step: Step) -> str:
 
 def table(found: list[Found]) -> Table:
     """A row for each case; GiB."""
-    about = "GiB; a batch in corrections, its system prompt in tokens, ×2: activations are recomputed"
-    heads = ("model", "batch", "prompt", "how", "limit", "predicted", "peak", "off by", "took")
+    about = "GiB; batch: corrections; prompt: tokens of the system prompt; ×2: activations are recomputed"
+    heads = ("model", "batch", "prompt", "how", "limit", "plan", "peak", "off by", "took")
     made = Table(*heads, caption=about)
     for column in made.columns[1:]:
         column.justify = "right"

@@ -16,7 +16,7 @@ from daemon.training.engine.weights import shapes_in, weight_files
 
 FLOOR = 360_000_000
 """Bytes of a process that has loaded torch, transformers and PEFT, and no model."""
-KERNELS = 160 << 20
+KERNELS = 136 << 20
 """Bytes of the machine code that is made for products in half precision, for each shape anew; most of it for a page."""
 HEAP, POOL = 1.4, 1.1
 """What a pass takes of memory for each byte that it needs: of the C library's heap, and of CUDA's caching allocator."""
