@@ -7,6 +7,9 @@ from pathlib import Path
 
 # Read once, when torch is first imported: threads that spin while they wait starve each other on shared cores.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores, and models as small as these are no faster with several threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest

@@ -59,11 +59,12 @@ async def trained(asked: Job) -> tuple[list[int], bytes]:
     return steps, (Path(asked.out) / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("policy", "objective"), [("until-learned", "sft"), ("fixed", "dpo")])
+@pytest.mark.parametrize(("policy", "objective", "threads"), [("until-learned", "sft", 2), ("fixed", "dpo", 1)])
 async def test_a_killed_training_ends_in_the_same_adapter(
-    base: Path, tmp_path: Path, policy: str, objective: str
+    base: Path, tmp_path: Path, policy: str, objective: str, threads: int
 ) -> None:
-    whole = job(base, tmp_path / "whole" / "1", recipe=recipe(policy, objective), checkpoint_every=OFTEN)
+    told = recipe(policy, objective)
+    whole = job(base, tmp_path / "whole" / "1", recipe=told, checkpoint_every=OFTEN, threads=threads)
     steps, expected = await trained(whole)
     first = replace(whole, out=str(tmp_path / "killed" / "1"))
     await killed_at(first, 9)
