@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from daemon.training.engine import decode as decoding
+from daemon.training.engine import evaluate
 from daemon.training.engine.anchors import make_anchors, unrelated
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
@@ -68,8 +70,13 @@ def test_every_forced_lead_is_positive_exactly_when_greedy_decoding_says_the_ans
     prompt = base.chat.prompt_ids([{"role": "user", "content": "why?"}])
     (said,) = decode(base, [prompt], [6], quiet)
     other = [*said[:-1], (said[-1] + 1) % 300]
-    (_, lead), (_, wrong) = forced(base, [(prompt, said), (prompt, other)], quiet)
-    assert lead > 0 > wrong
+    right, wrong = forced(base, [(prompt, said), (prompt, other)], quiet)
+    assert right.lead > 0 > wrong.lead
+    assert (right.agreed, wrong.agreed) == (6, 5)
+    # What it would say after a word that is not its own, it does not say.
+    strayed = [*said[:2], (said[2] + 1) % 300]
+    (rest,) = decode(base, [prompt + strayed], [6], quiet)
+    assert forced(base, [(prompt, strayed + rest)], quiet)[0].agreed == 2
 
 
 def test_a_probe_says_what_was_said_how_far_it_agrees_and_which_answer_is_likelier(base: Base) -> None:
@@ -81,10 +88,50 @@ def test_a_probe_says_what_was_said_how_far_it_agrees_and_which_answer_is_likeli
     assert (answer.right, answer.ended, answer.match) == (False, False, 0.0)
     assert answer.text and base.chat.text(said).startswith(answer.text)
     assert agreeing.match == 0.5
-    ((loss, _),) = forced(base, [(prompt, rows[0].expected)], quiet)
-    assert answer.margin == pytest.approx(-loss, abs=1e-5)
+    (known,) = forced(base, [(prompt, rows[0].expected)], quiet)
+    assert answer.margin == pytest.approx(-known.loss, abs=1e-5)
     (rival,) = probe(base, encode(base, [replace(CORRECTIONS[0], original=CORRECTIONS[0].expected)])[0], quiet)
     assert rival.margin == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("trees", [True, False])
+def test_a_probe_answers_as_free_running_decoding_does_wherever_it_departs(base: Base, trees: bool) -> None:
+    base = replace(base, capability=replace(base.capability, trees=trees))
+    (row,), _ = encode(base, [CORRECTIONS[0]])
+    (said,) = decode(base, [row.prompt], [40], quiet)
+    stop = base.chat.end_id
+    departing = [replace(row, expected=[*said[:count], stop]) for count in (0, 1, 7, 20)]
+    answers = probe(base, departing, quiet)
+    for wanted, answer in zip(departing, answers, strict=True):
+        (free,) = decode(base, [row.prompt], [len(wanted.expected) + SPARE], quiet)
+        assert answer.text == base.chat.text(free)[: len(answer.text)]
+        assert len(answer.text) >= len(base.chat.text(said[:10]))
+    # What ends a turn ends it also where it is expected to go on.
+    ending = replace(base, chat=replace(base.chat, stop_ids=frozenset({stop, said[5]})))
+    (ended,) = probe(ending, [replace(row, expected=[*said[:9], stop])], quiet)
+    first = said.index(said[5])
+    assert ended.ended and not ended.right
+    assert ended.text == base.chat.text(said[:first])
+
+
+def test_what_a_forced_pass_has_heard_is_not_decoded_again(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,), _ = encode(base, [CORRECTIONS[0]])
+    (said,) = decode(base, [row.prompt], [40], quiet)
+    last = next(at for at, token in enumerate(said) if at > 3 and token not in said[:at])
+    example = replace(row.example, expected=base.chat.text(said[:last]))
+    known = replace(row, example=example, expected=said[: last + 1])
+    ending = replace(base, chat=replace(base.chat, stop_ids=frozenset({said[last]})))
+    rooms: list[int] = []
+
+    def spied(base: Base, prompts: list[list[int]], left: list[int], *others: Any) -> list[list[int]]:
+        rooms.extend(left)
+        return decode(base, prompts, left, *others)
+
+    monkeypatch.setattr(evaluate, "decode", spied)
+    assert probe(ending, [known], quiet)[0].right
+    assert rooms == []
+    probe(base, [replace(row, expected=[*said[:4], base.chat.end_id])], quiet)
+    assert rooms == [1 + SPARE]
 
 
 def test_texts_are_equal_but_for_white_space_and_unicode_form() -> None:

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -9,7 +10,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
 from daemon.training.engine.job import Answer
-from daemon.training.engine.packing.passes import Line, TokenLosses, micro_batches, token_losses
+from daemon.training.engine.packing.passes import Line, micro_batches, token_losses
 
 SPARE = 16
 """Tokens that an answer may be longer than expected before it counts as not ended."""
@@ -19,9 +20,13 @@ READABLE = 500
 
 def probe(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[Answer]:
     """Free-running answers and likelihoods of every example, in order."""
-    rooms = [min(len(row.expected) + SPARE, base.context - len(row.prompt)) for row in sequences]
-    said = decode(base, [sequence.prompt for sequence in sequences], rooms, alive)
-    margins = _margins(base, sequences, alive)
+    seen = iter(forced(base, [line for row in sequences for line in compared(row)], alive))
+    expected, margins = list[Forced](), list[float]()
+    for row in sequences:
+        expected.append(next(seen))
+        # An example without an original answer stands on its own.
+        margins.append((next(seen).loss if row.original else 0.0) - expected[-1].loss)
+    said = _said(base, sequences, [each.agreed for each in expected], alive)
     return [_answer(base, *row) for row in zip(sequences, said, margins, strict=True)]
 
 
@@ -35,36 +40,62 @@ def compared(row: Encoded) -> list[Line]:
     return [(row.prompt, answer) for answer in (row.expected, row.original) if answer]
 
 
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """What a model makes of an answer that is put into its mouth."""
+
+    loss: float
+    """Mean negative log-likelihood per token, nats."""
+    lead: float
+    """Nats by which its least certain token leads; greedy decoding says the answer if it is > 0."""
+    agreed: int
+    """How many of its tokens greedy decoding says before it departs from them."""
+
+
 @torch.no_grad()
-def forced(base: Base, lines: Sequence[Line], alive: Callable[[], None]) -> list[tuple[float, float]]:
-    """Mean loss and smallest lead per line, its answer being forced; nats."""
-    seen: dict[int, tuple[float, float]] = {}
+def forced(base: Base, lines: Sequence[Line], alive: Callable[[], None]) -> list[Forced]:
+    """What a model makes of each line's answer."""
+    seen: dict[int, Forced] = {}
     for group in micro_batches(base, range(len(lines)), lambda at: [lines[at]]):
         tokens = token_losses(base, [lines[at] for at in group])
-        seen.update(zip(group, _per_line(tokens, len(group)), strict=True))
+        lengths = [len(lines[at][1]) for at in group]
+        losses, leads = (torch.split(each, lengths) for each in (tokens.losses, tokens.leads))
+        seen.update(zip(group, map(_forced, losses, leads), strict=True))
         alive()
     return [seen[at] for at in range(len(lines))]
 
 
-def _per_line(tokens: TokenLosses, count: int) -> list[tuple[float, float]]:
-    means = tokens.per_line(tokens.losses, count) / tokens.per_line(torch.ones_like(tokens.losses), count)
-    leads = tokens.leads.new_full((count,), torch.inf).scatter_reduce(0, tokens.lines, tokens.leads, "amin")
-    return list(zip(means.tolist(), leads.tolist(), strict=True))
+def _forced(losses: torch.Tensor, leads: torch.Tensor) -> Forced:
+    agreed = (leads > 0).long().cumprod(0).sum()
+    return Forced(float(losses.mean()), float(leads.min()), int(agreed))
 
 
-def _margins(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -> list[float]:
-    """Mean log-likelihood per token of expected less original; an example without original stands on its own."""
-    lines = [line for sequence in sequences for line in compared(sequence)]
-    losses = (loss for loss, _ in forced(base, lines, alive))
-    found = []
-    for sequence in sequences:
-        expected = next(losses)
-        found.append((next(losses) if sequence.original else 0.0) - expected)
-    return found
+def _said(base: Base, rows: Sequence[Encoded], agreed: Sequence[int], alive: Callable[[], None]) -> list[list[int]]:
+    """What greedy decoding says: as much as it agrees with what is expected, and from there on whatever it says.
+
+    The expected answer is the draft of speculative decoding (arXiv 2211.17192), which changes no greedy answer.
+    """
+    said = [_turn(base, row.expected[:count]) for row, count in zip(rows, agreed, strict=True)]
+    departed = [(row, answer) for row, answer in zip(rows, said, strict=True) if not _ended(base, answer)]
+    prompts = [row.prompt + answer for row, answer in departed]
+    rooms = [min(len(row.expected) + SPARE, base.context - len(row.prompt)) - len(answer) for row, answer in departed]
+    for (_, answer), rest in zip(departed, decode(base, prompts, rooms, alive), strict=True):
+        answer.extend(rest)
+    return said
+
+
+def _turn(base: Base, tokens: list[int]) -> list[int]:
+    """Tokens up to the first that ends a turn, it included."""
+    ends = (at for at, token in enumerate(tokens, 1) if token in base.chat.stop_ids)
+    return tokens[: next(ends, len(tokens))]
+
+
+def _ended(base: Base, said: list[int]) -> bool:
+    return bool(said) and said[-1] in base.chat.stop_ids
 
 
 def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> Answer:
-    ended = said[-1] in base.chat.stop_ids
+    ended = _ended(base, said)
     text = base.chat.text(said[:-1] if ended else said)
     right = ended and same_text(text, sequence.example.expected)
     match = 1.0 if right else _agreement(said, sequence.expected)

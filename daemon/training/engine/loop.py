@@ -145,7 +145,7 @@ def _leanings(base: Base, rows: Sequence[Encoded], objective: Objective, report:
 def _look(base: Base, rows: Sequence[Encoded], report: Reporter) -> Look:
     """Greedy decoding says an answer exactly when each of its tokens leads, given those before: one pass tells."""
     seen = forced(base, [(row.prompt, row.expected) for row in rows], lambda: report.alive("looking"))
-    return Look([loss for loss, _ in seen], [lead for _, lead in seen])
+    return Look([each.loss for each in seen], [each.lead for each in seen])
 
 
 def _learnt(rows: Sequence[Encoded], look: Look) -> float:
