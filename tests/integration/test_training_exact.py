@@ -23,7 +23,7 @@ from daemon.training.engine.base import Base, Capability, load_base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Example, Group, Recipe
 from daemon.training.engine.objectives import Objective, Share, drift, leaning, loss, references
-from daemon.training.engine.packing import passes, sight
+from daemon.training.engine.packing import attention, passes, sight
 from daemon.training.engine.packing.capability import examined
 from daemon.training.engine.packing.passes import micro_batches, token_losses
 from tests.integration.training_support import FAMILIES, UPSTREAM, tiny_base
@@ -210,6 +210,15 @@ def test_losses_and_gradients_are_those_of_padded_batches(
     with small_pieces():
         found = ours(sides, rows, Objective(preference, 0.3), leanings, budget)
     sides.agree(found, by_the_papers(sides, rows, preference, 0.3, leanings))
+
+
+@EXAMPLES
+@given(rows=batches(), budget=st.sampled_from([40, 4096]))
+def test_attention_as_accelerators_do_it_changes_nothing(sides: Sides, rows: list[Encoded], budget: int) -> None:
+    with small_pieces(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "tiled", lambda device: False)
+        found = ours(sides, rows, Objective(), {}, budget)
+        sides.agree(found, by_the_papers(sides, rows, "", 0, {}))
 
 
 @EXAMPLES

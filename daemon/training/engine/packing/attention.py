@@ -39,6 +39,11 @@ def attends_to_trees(model: PreTrainedModel) -> bool:
     return name == _NAME
 
 
+def tiled(device: torch.device) -> bool:
+    """Whether tiles are fastest: a processor's cache holds one; accelerators have fused kernels that take a mask."""
+    return device.type == "cpu"
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -61,7 +66,7 @@ def attend(
         if sight.grown:
             return _masked(query, keys, values, sight.mask(window), scale, cap).transpose(1, 2), None
         sight = sight.sight
-    if query.device.type != "cpu":
+    if not tiled(query.device):
         return _masked(query, key, value, sight.mask(window), scale, cap).transpose(1, 2), None
     output: torch.Tensor = _Attention.apply(query[0], key[0], value[0], sight.tiles(window), scale, cap)  # type: ignore[no-untyped-call]
     return output[None], None
@@ -71,11 +76,13 @@ def _masked(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, cap: float | None
 ) -> torch.Tensor:
     """With a mask over all pairs: for soft caps, and for devices with fused kernels."""
+    if cap is not None or not tiled(query.device):
+        # With a mask, CUDA's fused kernels want a key for every head; else all scores would lie in memory at once.
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
     if cap is None:
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
-    key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
     scores = cap * torch.tanh(exact(query) @ exact(key).transpose(2, 3) * (scale / cap))
     return scores.masked_fill(~mask, -math.inf).softmax(-1).to(value.dtype) @ value
 
