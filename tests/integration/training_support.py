@@ -82,6 +82,11 @@ FAMILIES = {
     "phi3": Family("phi3", TAGS, ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]),
     "gpt2": Family("gpt2", PLAIN, ["<|endoftext|>"], {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
 }
+DROPPING = {
+    "opt": Family("opt", PLAIN, ["</s>"], {"ffn_dim": 128, "word_embed_proj_dim": 64, "dropout": 0.5}),
+    "biogpt": Family("biogpt", PLAIN, ["</s>"], {"hidden_dropout_prob": 0.5}),
+}
+"""Architectures whose layers drop out by themselves whenever they are in training."""
 _BY_LENGTH = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 ODD = {
     "bloom": Family("bloom", PLAIN, ["</s>"], {"n_layer": 2, "n_head": 4}),
@@ -100,7 +105,7 @@ ODD = {
 
 def tiny_base(folder: Path, family: str = "llama", seed: int = 0, **others: int) -> Path:
     """Write a random model of about 0.1 M parameters with a tokenizer trained on two sentences; `others`: sizes."""
-    about = (FAMILIES | ODD)[family]
+    about = (FAMILIES | DROPPING | ODD)[family]
     tokenizer = _tokenizer(about)
     settings = {
         "vocab_size": len(tokenizer),

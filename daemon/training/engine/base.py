@@ -26,8 +26,10 @@ class Capability:
     """It reads token trees: each token sees its ancestors only."""
     head: bool = False
     """Its logits are its head's, alone and on any of its states."""
-    narrow: bool = False
-    """Its last MLP makes each row of that row alone, and so may be computed for some of them."""
+    narrow: str = ""
+    """Name in the decoder of its last MLP, if that makes each row of that row alone: it may be computed for some."""
+    recompute: bool = False
+    """Its layers may be computed again on the way back."""
     why: str = ""
     """Why trees are missing, as a part of a sentence."""
 

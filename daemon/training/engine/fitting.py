@@ -109,7 +109,12 @@ def _room_alone(device: torch.device, limit: float) -> Room:
 
 def _as_loaded(base: Base) -> Fit:
     """The fastest way with the base as it is."""
-    return Fit(base.model.dtype.itemsize, four_bits=base.four_bits, accelerated=base.device.type == "cuda")
+    return Fit(
+        base.model.dtype.itemsize,
+        four_bits=base.four_bits,
+        accelerated=base.device.type == "cuda",
+        can_recompute=base.capability.recompute,
+    )
 
 
 def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, rank: int) -> Work:

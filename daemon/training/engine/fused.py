@@ -4,7 +4,7 @@ A module is recognised by doing the very same with some random rows; what does a
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from daemon.training.engine.lowrank import Eased, plain
 from daemon.training.engine.packing.attention import exact
+from daemon.training.engine.packing.forwards import computed_by
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -19,27 +20,15 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 @contextmanager
 def eased(adapted: PeftModel, name: str) -> Iterator[None]:
     """Have the plain LoRA layers of the adapter `name`, gated MLPs and norms trained this way."""
-    changed: list[tuple[torch.nn.Module, Any]] = []
-
-    def change(module: torch.nn.Module, forward: Forward) -> None:
-        changed.append((module, module.__dict__.get("forward")))
-        module.forward = forward
-
     modules = list(adapted.modules())
-    try:
+    with ExitStack() as around:
         for module in modules:
             if plain(module, name):
-                change(module, Eased(module, name))
+                around.enter_context(computed_by(module, Eased(module, name)))
         for module in modules:
             if forward := _gated(module) or _norm(module):
-                change(module, forward)
+                around.enter_context(computed_by(module, forward))
         yield
-    finally:
-        for module, forward in reversed(changed):
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
 
 
 class _Gated:

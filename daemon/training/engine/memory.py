@@ -140,6 +140,7 @@ class Fit:
     four_bits: bool = False
     accelerated: bool = False
     """Whether the memory meant is an accelerator's."""
+    can_recompute: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +158,13 @@ def fastest(shape: Shape, work: Work, best: Fit, room: Room, can_quantise: bool)
     for four_bits in (best.four_bits, True) if can_quantise else (best.four_bits,):
         ways = [
             replace(best, tokens=tokens, recompute=recompute, four_bits=four_bits)
-            for recompute in (False, True)
+            for recompute in ((False, True) if best.can_recompute else (False,))
             for tokens in BUDGETS
         ]
         for way in sorted(ways, key=lambda way: _effort(work, way)):
             if MARGIN * peak(shape, work, way) <= room.available:
                 return way
-    smallest = replace(best, tokens=BUDGETS[-1], recompute=True, four_bits=best.four_bits or can_quantise)
+    smallest = replace(best, tokens=BUDGETS[-1], recompute=best.can_recompute, four_bits=best.four_bits or can_quantise)
     least = peak(shape, work, smallest)
     longest = max(work.longest, work.longest_read)
     raise NothingFits(int(MARGIN * least), room.available, longest, room.limit)

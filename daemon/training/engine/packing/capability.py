@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from daemon.training.engine.base import Base, Capability
+from daemon.training.engine.packing.narrow import last_mlp
 from daemon.training.engine.packing.passes import Line, answer_states, logits, planned, states
+from daemon.training.engine.packing.recompute import recomputable
 from daemon.training.engine.report import first_line
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
@@ -45,12 +47,14 @@ def examined(base: Base) -> Base:
         except REFUSALS as error:
             why = f"it takes no token trees ({first_line(error)})"
     capable = replace(capable, trees=not why, why=why)
-    able = replace(base, capability=replace(capable, narrow=True))
+    narrow = last_mlp(base.model)
+    able = replace(base, capability=replace(capable, narrow=narrow))
     try:
-        narrow = not _differs(able, lines, expected, tolerance)
+        narrow = "" if _differs(able, lines, expected, tolerance) else narrow
     except REFUSALS:
-        narrow = False
-    return replace(base, capability=replace(capable, narrow=narrow))
+        narrow = ""
+    recompute = bool(recomputable(base.model))
+    return replace(base, capability=replace(capable, narrow=narrow, recompute=recompute))
 
 
 def _differs(base: Base, lines: list[Line], expected: torch.Tensor, tolerance: float) -> str:

@@ -1,17 +1,14 @@
 """The last layer's MLP, the largest part of it, computed only for the tokens whose output is used."""
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from daemon.training.engine.base import Base
+from daemon.training.engine.packing.forwards import computed_by
 from daemon.training.engine.packing.shapes import filled, step
-
-_FOUND: weakref.WeakKeyDictionary[PreTrainedModel, Callable[[], torch.nn.Module | None]] = weakref.WeakKeyDictionary()
-"""By model, its last MLP: to look through all modules takes a part of a decoding step."""
 
 
 class _Narrowed:
@@ -25,41 +22,31 @@ class _Narrowed:
         rows = states.flatten(0, -2)
         at = filled(torch.unique(self._at), len(rows), step(rows.dtype))
         found = self._whole(rows.index_select(0, at)[None])
-        if not isinstance(found, torch.Tensor):  # with what it says of its experts, which only the whole can say
-            whole: torch.Tensor = self._whole(states)
-            return whole
+        if not isinstance(found, torch.Tensor):
+            raise ValueError("the last MLP says more than its output: of its experts, which only the whole can say")
         return torch.zeros_like(rows).index_copy(0, at, found[0]).view_as(states)
 
 
-def narrowed(model: PreTrainedModel, at: torch.Tensor) -> AbstractContextManager[None]:
+def narrowed(base: Base, at: torch.Tensor) -> AbstractContextManager[None]:
     """Have a model's last MLP compute only what is at these places of a pass, its rows laid end to end."""
-    mlp = _last(model)
-    return nullcontext() if mlp is None else _with(mlp, _Narrowed(mlp.forward, at))
+    mlp = _last(base)
+    return nullcontext() if mlp is None else computed_by(mlp, _Narrowed(mlp.forward, at))
 
 
-def narrowed_as_now(model: PreTrainedModel) -> AbstractContextManager[None]:
+def narrowed_as_now(base: Base) -> AbstractContextManager[None]:
     """Have it compute later what it computes now."""
-    mlp = _last(model)
-    return nullcontext() if mlp is None else _with(mlp, mlp.forward)
+    mlp = _last(base)
+    return nullcontext() if mlp is None else computed_by(mlp, mlp.forward)
 
 
-@contextmanager
-def _with(mlp: torch.nn.Module, forward: Any) -> Iterator[None]:
-    before = mlp.__dict__.get("forward")
-    mlp.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del mlp.forward
-        else:
-            mlp.forward = before
+def last_mlp(model: PreTrainedModel) -> str:
+    """The MLP that comes last in a model's decoder, as most families name it; empty where there is none."""
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    return next((name for name, _ in reversed(list(decoder.named_modules())) if name.endswith(".mlp")), "")
 
 
-def _last(model: PreTrainedModel) -> torch.nn.Module | None:
-    """The MLP that comes last, as most families name it."""
-    if model not in _FOUND:
-        decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-        found = [module for name, module in decoder.named_modules() if name.endswith(".mlp")]
-        _FOUND[model] = weakref.ref(found[-1]) if found else lambda: None
-    return _FOUND[model]()
+def _last(base: Base) -> torch.nn.Module | None:
+    if not base.capability.narrow:
+        return None
+    decoder: torch.nn.Module = base.model.get_decoder()  # type: ignore[no-untyped-call]
+    return decoder.get_submodule(base.capability.narrow)

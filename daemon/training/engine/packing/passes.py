@@ -94,10 +94,9 @@ def states(base: Base, inputs: dict[str, Any], at: torch.Tensor) -> torch.Tensor
     with ExitStack() as around:
         if base.capability.trees:
             around.enter_context(tree_attention(model))
-        if base.capability.narrow:
-            around.enter_context(narrowed(model, at))
+        around.enter_context(narrowed(base, at))
         if base.recompute and torch.is_grad_enabled():
-            around.enter_context(recomputing(model))
+            around.enter_context(recomputing(base))
         if base.capability.head:
             decoder = model.get_decoder()  # type: ignore[no-untyped-call]
             output = decoder(**inputs, use_cache=False).last_hidden_state
