@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from daemon.training.engine import fitting
+from daemon.training.engine import loop as loops
 from daemon.training.engine import report as reports
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
@@ -16,6 +18,8 @@ from daemon.training.engine.evaluate import probe
 from daemon.training.engine.job import Alive, Example, Group, Recipe, Step, parse_event
 from daemon.training.engine.loop import Material
 from daemon.training.engine.memory import Work
+from daemon.training.engine.packing.passes import Line, TokenLosses, token_losses
+from daemon.training.engine.packing.tree import plant
 from daemon.training.engine.policy import plan
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.worker import Worker
@@ -87,6 +91,29 @@ def test_what_does_not_fit_beside_others_waits_for_them(tmp_path: Path, monkeypa
         ready.do(job(base, tmp_path / "out", [long]))
     assert failure.value.blameless and failure.value.retry
     assert "probing" not in said.getvalue()
+
+
+def test_strangers_that_are_left_to_learn_are_read_in_passes_no_larger_than_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = [f"Room {room}. " + "This is how we speak. " * 12 for room in "ABCD"]
+    corrections = [
+        example(f"{room[5]}{at}", f"{at}?", f"{at}.", system=room, original="") for room in rooms for at in range(4)
+    ]
+    sizes: list[int] = []
+
+    def spied(base: Base, lines: list[Line]) -> TokenLosses:
+        if torch.is_grad_enabled():
+            sizes.append(len(plant([prompt + answer[:-1] for prompt, answer in lines]).tokens))
+        return token_losses(base, lines)
+
+    monkeypatch.setattr(loops, "token_losses", spied)
+    # One of each room is left.
+    monkeypatch.setattr(loops, "still_open", lambda look: range(0, 16, 4))
+    recipe = {"max_steps": 8, "batch_size": 4}
+    done = worker().do(job(tiny_base(tmp_path / "base"), tmp_path / "out", corrections, recipe=recipe))
+    assert max(sizes) <= done.metrics["memory"]["tokens_per_pass"]
+    assert len(sizes) > done.metrics["steps"]
 
 
 def test_what_is_only_read_needs_less_memory_than_what_is_trained(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Base:
     device: torch.device
     capability: Capability = Capability()
     tokens: int = TOKENS
-    """Most tokens, padding included, that go through the model at once."""
+    """Most tokens, padding included, of a pass with gradients; all others may have TOKENS."""
     recompute: bool = False
     """Whether a pass with gradients computes layers again on the way back instead of keeping what is in them."""
 

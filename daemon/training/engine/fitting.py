@@ -27,9 +27,13 @@ from daemon.training.engine.memory import (
     fastest,
     peak,
 )
-from daemon.training.engine.packing.passes import Line, micro_batches
+from daemon.training.engine.packing.passes import Line, grouped
 from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan, anchor_count
+
+
+SLACK = 1.06
+"""By how much a pass may be larger than the largest planned; well within what is kept free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,10 @@ def fitted(base: Base, asked: Work, limit: float, can_quantise: bool) -> Fitted:
     """
     shape = Shape.of(base.folder)
     way = fastest(shape, asked, _as_loaded(base), room(base.device, limit), can_quantise)
-    return Fitted(way, peak(shape, asked, way))
+    # Later minibatches may be a little larger than those that were planned with. If they share much less, they are read
+    # in more passes.
+    most = max(min(way.tokens, asked.tokens * SLACK), asked.longest)
+    return Fitted(replace(way, tokens=int(most)), peak(shape, asked, way))
 
 
 def beyond(
@@ -122,9 +129,8 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, r
     rows, objective = material.rows, plan.objective
     draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), material.kin)
     drawn = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
-    whole = replace(base, tokens=1 << 40)
     units = [[objective.lines([row]) for row in part] for part in drawn]
-    sizes = [_read(whole, each) for each in units]
+    sizes = [_read(base, each) for each in units]
     largest = max(range(len(drawn)), key=lambda at: sizes[at])
     depths = _planted(units[largest]).depths
     questions = [line for row in every for line in compared(row)]
@@ -137,11 +143,11 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, r
         answers=max(sum(len(answer) for unit in part for _, answer in unit) for part in units),
         rank=rank,
         minibatches=len(drawn),
-        probed=_read(whole, [[line] for line in questions]),
+        probed=_read(base, [[line] for line in questions]),
         longest_read=max(map(_tokens, questions)),
         said=sum(len(answer) for _, answer in questions),
         decoded=max(said, min(made_up, 2 * TOKENS)),
-        read={tokens: _read(replace(base, tokens=tokens), units[largest]) for tokens in BUDGETS},
+        read={tokens: _read(base, units[largest], tokens) for tokens in BUDGETS},
     )
 
 
@@ -151,9 +157,9 @@ def holding(asked: Work, anchors: Sequence[Anchor], size: int) -> Work:
     return replace(asked, tokens=max(asked.tokens, sum(held)))
 
 
-def _read(base: Base, units: Sequence[list[Line]]) -> int:
-    """How many tokens, padding included, the passes over some units, which must not be parted, read."""
-    groups = list(micro_batches(base, units, lambda unit: unit))
+def _read(base: Base, units: Sequence[list[Line]], tokens: int = 1 << 40) -> int:
+    """How many tokens, padding included, passes of at most so many read of some units, which must not be parted."""
+    groups = list(grouped(base, units, lambda unit: unit, tokens))
     if base.capability.trees:
         return sum(len(_planted(group).tokens) for group in groups)
     lines = [[_tokens(line) for unit in group for line in unit] for group in groups]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import by_length, pad_left
-from daemon.training.engine.memory import LOGITS
+from daemon.training.engine.memory import LOGITS, TOKENS
 from daemon.training.engine.packing.attention import exact, tree_attention
 from daemon.training.engine.packing.narrow import narrowed
 from daemon.training.engine.packing.recompute import recomputing
@@ -65,10 +65,17 @@ def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
 
 def micro_batches(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]) -> Iterator[list[Unit]]:
     """Units in groups that are read in one pass each; a unit is what must not be parted."""
+    return grouped(base, units, lines, base.tokens if torch.is_grad_enabled() else TOKENS)
+
+
+def grouped(
+    base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]], tokens: int
+) -> Iterator[list[Unit]]:
+    """The same, of at most so many tokens a pass, padding included."""
     if base.capability.trees:
-        return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], base.tokens)
+        return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], tokens)
     width = len(max((lines(unit) for unit in units), key=len, default=[]))
-    return by_length(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, base.tokens)
+    return by_length(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, tokens)
 
 
 def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:
