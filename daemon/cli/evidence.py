@@ -30,6 +30,8 @@ _STAGES: Final = {
 _COUNTED: Final = {"steps": "step", "epochs": "epoch", "samples": "sample", "examples": "example", "anchors": "anchor"}
 _ANSWER: Final = 200
 """Characters of an answer that the page shows."""
+_MANY: Final = 10
+"""Names of modules from which on their number is shown."""
 
 
 def page(run: Run, corrections: Sequence[Correction]) -> list[RenderableType]:
@@ -97,7 +99,7 @@ def _gate(scores: dict[str, Any], *, trained: bool) -> Table:
 
 def _training(metrics: dict[str, Any]) -> dict[str, Any]:
     """Measurements in words: how much was done, what came of it, how long each stage took."""
-    known = {*_COUNTED, "seconds", "loss", "accuracy", "memory"}
+    known = {*_COUNTED, "seconds", "loss", "accuracy", "memory", "recipe"}
     seconds = metrics.get("seconds")
     stages = seconds.items() if isinstance(seconds, dict) else ()
     done = ", ".join(_counted(metrics[name], what) for name, what in _COUNTED.items() if name in metrics)
@@ -106,9 +108,21 @@ def _training(metrics: dict[str, Any]) -> dict[str, Any]:
         "loss": _figure(metrics["loss"]) if "loss" in metrics else None,
         "accuracy": f"{metrics['accuracy']:.0%} of all probes answered as expected" if "accuracy" in metrics else None,
         "took": ", ".join(f"{_STAGES.get(stage, stage.replace('_', ' '))} {_figure(s)} s" for stage, s in stages),
+        "recipe": _recipe(metrics["recipe"]) if "recipe" in metrics else None,
         "memory": _memory(metrics["memory"]) if "memory" in metrics else None,
         **{name.replace("_", " "): _figure(value) for name, value in metrics.items() if name not in known},
     }
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    targets = recipe["target_modules"]
+    names = targets if isinstance(targets, str) else ", ".join(targets)
+    on = f"{len(targets)} modules" if isinstance(targets, list) and len(targets) >= _MANY else names
+    return (
+        f"{recipe['policy']}, {recipe['objective']}; {recipe['method']} of rank {recipe['rank']} and alpha"
+        f" {recipe['alpha']} on {on}; rate {_figure(recipe['learning_rate'])}, {recipe['batch_size']} a step,"
+        f" seed {recipe['seed']}"
+    )
 
 
 def _memory(memory: dict[str, Any]) -> str:

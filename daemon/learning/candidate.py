@@ -59,6 +59,8 @@ def manifest(
     """What the candidate's directory says of it; the layer it replaces need not be one that the job could load."""
     used = [example for example in job.examples if example.id not in finished.unusable]
     examples = json.dumps([asdict(example) for example in used], sort_keys=True)
+    # What goes on from a layer has that layer's shape, whatever the config says.
+    followed = asdict(job.recipe) | finished.metrics.get("recipe", {})
     return Manifest(
         persona=run.key.persona,
         trait=run.key.trait,
@@ -66,9 +68,9 @@ def manifest(
         parent=replaces.id if replaces else None,
         base_model=job.base_model,
         base_fingerprint=fingerprint,
-        rank=job.recipe.rank,
-        alpha=job.recipe.alpha,
-        target_modules=job.recipe.target_modules,
+        rank=followed["rank"],
+        alpha=followed["alpha"],
+        target_modules=followed["target_modules"],
         dataset_hash=hashlib.sha256(examples.encode()).hexdigest(),
         learnt=[example.id for example in used if example.group is Group.BATCH],
         rehearsed=[example.id for example in used if example.group is not Group.BATCH],

@@ -149,6 +149,9 @@ def test_the_fixed_policy_trains_its_epochs_over_the_batch_from_the_incumbent(
     right = {probe.id for probe in finished.probes if probe.candidate and probe.candidate.right}
     assert right == {row.id for row in CORRECTIONS}
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 8
+    followed = finished.metrics["recipe"]
+    assert (followed["rank"], followed["alpha"], followed["learning_rate"]) == (8, 16, 2e-4)
+    assert "model.layers.0.self_attn.q_proj" in followed["target_modules"]
 
 
 def test_a_spent_budget_gives_the_best_state_seen(worker: Worker, base: Path, tmp_path: Path) -> None:

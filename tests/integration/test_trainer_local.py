@@ -53,10 +53,15 @@ async def all_of(trainer: Trainer, asked: Job) -> list[Event]:
 
 async def at_first_word(trainer: Trainer, asked: Job, then: Callable[[], None]) -> None:
     """Follow a job, and do something once when its child is there and speaks."""
+    await at_first(object, trainer, asked, then)
+
+
+async def at_first(kind: type, trainer: Trainer, asked: Job, then: Callable[[], None]) -> None:
+    """Follow a job, and do something once when its child says something of a kind."""
     done = False
     async with aclosing(trainer.train(asked)) as events:
-        async for _ in events:
-            if not done:
+        async for event in events:
+            if isinstance(event, kind) and not done:
                 done = True
                 then()
 
@@ -93,11 +98,12 @@ async def test_closing_the_generator_ends_the_child_at_once(trainer: LocalTraine
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("while_it", [Alive, Step])
 async def test_a_cancelled_task_ends_the_child_within_two_seconds(
-    trainer: LocalTrainer, base: Path, tmp_path: Path
+    trainer: LocalTrainer, base: Path, tmp_path: Path, while_it: type
 ) -> None:
     speaks = asyncio.Event()
-    task = asyncio.create_task(at_first_word(trainer, endless(base, tmp_path / "out"), speaks.set))
+    task = asyncio.create_task(at_first(while_it, trainer, endless(base, tmp_path / "out"), speaks.set))
     await speaks.wait()
     task.cancel()
     async with asyncio.timeout(2):

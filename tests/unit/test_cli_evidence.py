@@ -2,12 +2,14 @@
 
 import io
 import time
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group
 
 from daemon.cli.evidence import page
 from daemon.domain import Correction, Kind, Run, RunState, TraitKey
+from daemon.training.engine.job import Recipe
 
 KEY = TraitKey("ada", "rust")
 
@@ -64,3 +66,13 @@ def test_what_later_corrections_replaced_is_said() -> None:
     for nothing in ({}, {"superseded": 0, "replaced": 0}):
         lines = shown(RunState.PROMOTED, kinds, evidence=nothing)
         assert "batch 10 corrections" in lines and not any(line.startswith("replaces") for line in lines)
+
+
+def test_how_a_layer_was_made_is_said() -> None:
+    recipe = {**asdict(Recipe(policy="fixed", method="rslora", objective="dpo")), "learning_rate": 0.0002}
+    lines = shown(RunState.PROMOTED, [Kind.CORRECTION], evidence={"metrics": {"recipe": recipe}})
+    told = "recipe fixed, dpo; rslora of rank 16 and alpha 32 on all-linear; rate 0.0002, 4 a step, seed 0"
+    assert told in lines
+    recipe["target_modules"] = [f"layer.{number}.q_proj" for number in range(20)]
+    lines = shown(RunState.PROMOTED, [Kind.CORRECTION], evidence={"metrics": {"recipe": recipe}})
+    assert told.replace("all-linear", "20 modules") in lines

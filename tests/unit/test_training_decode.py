@@ -13,7 +13,7 @@ from daemon.training.engine.anchors import make_anchors, unrelated
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
-from daemon.training.engine.evaluate import SPARE, forced, probe, same_text
+from daemon.training.engine.evaluate import READABLE, SPARE, forced, probe, same_text
 from daemon.training.engine.job import Group
 from daemon.training.engine.objectives import drift
 from daemon.training.engine.packing.capability import examined
@@ -104,8 +104,7 @@ def test_a_probe_answers_as_free_running_decoding_does_wherever_it_departs(base:
     answers = probe(base, departing, quiet)
     for wanted, answer in zip(departing, answers, strict=True):
         (free,) = decode(base, [row.prompt], [len(wanted.expected) + SPARE], quiet)
-        assert answer.text == base.chat.text(free)[: len(answer.text)]
-        assert len(answer.text) >= len(base.chat.text(said[:10]))
+        assert answer.text == base.chat.text(free)[:READABLE]
     # What ends a turn ends it also where it is expected to go on.
     ending = replace(base, chat=replace(base.chat, stop_ids=frozenset({stop, said[5]})))
     (ended,) = probe(ending, [replace(row, expected=[*said[:9], stop])], quiet)

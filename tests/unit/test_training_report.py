@@ -11,7 +11,7 @@ import torch
 
 from daemon.errors import TrainerFailed
 from daemon.training.engine import report
-from daemon.training.engine.__main__ import _sentence
+from daemon.training.engine.__main__ import _broken
 from daemon.training.engine.job import Alive, Answer, Failed, Finished, Group, Job, Probe, event_line, parse_event
 from daemon.training.engine.report import Reporter
 from scripts.processes import PATIENCE_S
@@ -56,7 +56,7 @@ def test_jobs_and_events_survive_their_line() -> None:
         assert "\n" not in line and parse_event(line) == event
 
 
-def test_a_failure_keeps_its_sentence_and_its_verdict_between_processes() -> None:
+def test_a_failure_keeps_its_broken_and_its_verdict_between_processes() -> None:
     failure = pickle.loads(pickle.dumps(TrainerFailed("It broke.", False)))
     assert (str(failure), failure.retry, TrainerFailed("x").retry) == ("It broke.", False, True)
 
@@ -64,5 +64,7 @@ def test_a_failure_keeps_its_sentence_and_its_verdict_between_processes() -> Non
 def test_running_out_of_memory_is_told_from_other_breakage() -> None:
     cpu = RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
     for error in (cpu, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
-        assert "ran out of memory" in _sentence(error)
-    assert _sentence(KeyError("x")) == "the training broke: KeyError: 'x'"
+        assert "ran out of memory" in _broken(error).reason
+        assert _broken(error).blameless
+    assert _broken(KeyError("x")) == Failed("the training broke: KeyError: 'x'")
+    assert _broken(OSError("full")).blameless

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from daemon.training.engine.job import Failed, Job
-from daemon.training.engine.report import JobFailed, Reporter
+from daemon.training.engine.report import JobFailed, Reporter, first_line
 
 if TYPE_CHECKING:
     from daemon.training.engine.worker import Worker
@@ -62,14 +62,16 @@ def _serve(worker: "Worker", report: Reporter, line: str) -> None:
         report.emit(Failed(failure.reason, failure.retry, failure.blameless))
     except Exception as error:  # noqa: BLE001 (the loop's edge: no job may take the child down)
         worker.drop()
-        report.emit(Failed(_sentence(error), blameless=isinstance(error, OSError)))
+        report.emit(_broken(error))
 
 
-def _sentence(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
+def _broken(error: Exception) -> Failed:
+    """What is said of a job that ended with an error nobody foresaw; memory and disks are the machine's."""
+    first = first_line(error)
     if isinstance(error, MemoryError) or "out of memory" in first.lower() or "can't allocate memory" in first:
-        return f"the training ran out of memory ({first}); take a smaller base model or a smaller batch_size"
-    return f"the training broke: {type(error).__name__}: {first}"
+        why = f"the training ran out of memory ({first}); take a smaller base model or a smaller batch_size"
+        return Failed(why, blameless=True)
+    return Failed(f"the training broke: {type(error).__name__}: {first}", blameless=isinstance(error, OSError))
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,6 +1,5 @@
 """A base model in memory: found in a folder or at the hub, loaded once, kept as it is."""
 
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,7 +9,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from daemon.training.engine.chat import ChatFormat
-from daemon.training.engine.machine import halved
+from daemon.training.engine.machine import halved, peak_memory
 from daemon.training.engine.memory import TOKENS
 from daemon.training.engine.weights import parameters_in
 
@@ -64,7 +63,7 @@ class Base:
         """The most memory used so far, of the accelerator where there is one, else of this process; GiB."""
         if self.device.type == "cuda":
             return round(torch.cuda.max_memory_allocated() / 2**30, 3)
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+        return round(peak_memory() / 2**30, 3)
 
     @property
     def vocabulary(self) -> int:
@@ -74,7 +73,7 @@ class Base:
     @property
     def context(self) -> int:
         """How many tokens the model reads at most, its own answer included."""
-        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit or 1 << 20
 
 
@@ -104,7 +103,7 @@ def device() -> torch.device:
 def precision(where: torch.device, parameters: int) -> torch.dtype:
     """bfloat16 where the machine multiplies it natively and the model is large enough to gain by it."""
     if where.type == "cuda":
-        return torch.bfloat16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if halved(parameters) else torch.float32
 
 

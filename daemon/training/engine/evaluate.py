@@ -14,6 +14,8 @@ from daemon.training.engine.packing.passes import Line, micro_batches, token_los
 
 SPARE = 16
 """Tokens that an answer may be longer than expected before it counts as not ended."""
+TIE = 0.25
+"""Nats by which half precision may turn the order of two tokens; which of them is said, decoding says."""
 READABLE = 500
 """Characters of an answer that are kept."""
 
@@ -49,7 +51,7 @@ class Forced:
     lead: float
     """Nats by which its least certain token leads; greedy decoding says the answer if it is > 0."""
     agreed: int
-    """How many of its tokens greedy decoding says before it departs from them."""
+    """How many of its tokens greedy decoding says for sure before it may depart from them."""
 
 
 @torch.no_grad()
@@ -60,13 +62,14 @@ def forced(base: Base, lines: Sequence[Line], alive: Callable[[], None]) -> list
         tokens = token_losses(base, [lines[at] for at in group])
         lengths = [len(lines[at][1]) for at in group]
         losses, leads = (torch.split(each, lengths) for each in (tokens.losses, tokens.leads))
-        seen.update(zip(group, map(_forced, losses, leads), strict=True))
+        seen.update((at, _forced(base, *row)) for at, *row in zip(group, losses, leads, strict=True))
         alive()
     return [seen[at] for at in range(len(lines))]
 
 
-def _forced(losses: torch.Tensor, leads: torch.Tensor) -> Forced:
-    agreed = (leads > 0).long().cumprod(0).sum()
+def _forced(base: Base, losses: torch.Tensor, leads: torch.Tensor) -> Forced:
+    tie = TIE if base.model.dtype.itemsize < 4 else 0.0
+    agreed = (leads > tie).long().cumprod(0).sum()
     return Forced(float(losses.mean()), float(leads.min()), int(agreed))
 
 

@@ -31,7 +31,6 @@ from daemon.training.engine.packing.passes import Line, grouped
 from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan, anchor_count
 
-
 SLACK = 1.06
 """By how much a pass may be larger than the largest planned; well within what is kept free."""
 
@@ -141,6 +140,7 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, r
         longest=max(_alone(base, unit) for part in units for unit in part),
         seen=sum(depths) / len(depths) + 64,
         answers=max(sum(len(answer) for unit in part for _, answer in unit) for part in units),
+        chunked=base.capability.head,
         rank=rank,
         minibatches=len(drawn),
         probed=_read(base, [[line] for line in questions]),

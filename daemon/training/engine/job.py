@@ -165,7 +165,7 @@ class Finished:
     trained: bool
     probes: list[Probe]
     metrics: dict[str, Any] = field(default_factory=dict)
-    """loss, steps, epochs, samples, examples, and seconds per stage."""
+    """loss, steps, epochs, samples, examples, the recipe as it was followed, memory, and seconds per stage."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Examples that cannot be trained on here, by id, and why; they were left out."""
 

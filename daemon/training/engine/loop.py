@@ -74,10 +74,10 @@ def train(
         if look:
             course.learnt = _learnt(rows, look)
             course.keep(look)
-            if not plan.objective.preference:
-                course.narrow(still_open(look))
         if not sound or (look and course.pace.worse(look)):
             course.go_back()
+        elif look and not plan.objective.preference:
+            course.narrow(still_open(look))
         report.emit(clock.step(course, part, base.peak_gb))
         if look and course.pace.enough(look):
             answers = probe(base, rows, lambda: report.alive("checking answers"))

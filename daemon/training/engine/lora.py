@@ -1,8 +1,10 @@
 """Adapters on the base model through PEFT: put on, taken off without a trace, written as PEFT writes them."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,6 +81,25 @@ def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftMod
     adapted.eval()
     with _taken_off(adapted), eased(adapted, NAME) if trainable else nullcontext():
         yield adapted
+
+
+def continued(adapted: PeftModel, recipe: Recipe) -> Recipe:
+    """A recipe with the shape of the adapter that is on: who goes on from a layer cannot change it."""
+    config = adapted.peft_config[NAME]
+    assert isinstance(config, LoraConfig), "no other kind of adapter is served"
+    targets = config.target_modules
+    return replace(
+        recipe,
+        rank=config.r,
+        alpha=config.lora_alpha,
+        target_modules=sorted(targets) if isinstance(targets, set) else targets or recipe.target_modules,
+        method=recipe.method if recipe.method == "qlora" else "rslora" if config.use_rslora else "lora",
+    )
+
+
+def rank_of(folder: str) -> int:
+    """The rank of a layer directory's adapter; raises OSError, ValueError or KeyError where it names none."""
+    return int(json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
 def weights(adapted: PeftModel) -> Weights:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from daemon.training.engine import lora
 from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
@@ -72,8 +73,16 @@ def _task(job: Job, base: Base, sequences: Sequence[Encoded]) -> Task | None:
     if not any(row.example.group is Group.BATCH for row in rows):
         return None
     planned = _plan(job, base, rows)
-    asked = work(base, Material(rows), sequences, planned, job.recipe.rank)
+    asked = work(base, Material(rows), sequences, planned, _rank(job, planned))
     return Task(rows, planned, asked, fitted(base, asked, job.memory_gb, can_quantise=not lacks_for("qlora")))
+
+
+def _rank(job: Job, planned: Plan) -> int:
+    """Of the adapter that is trained: the incumbent's where training goes on from it."""
+    try:
+        return lora.rank_of(job.incumbent) if planned.continues and job.incumbent else job.recipe.rank
+    except (OSError, ValueError, KeyError, TypeError):
+        return job.recipe.rank  # what is wrong with the layer is said when it is loaded
 
 
 def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
@@ -88,7 +97,8 @@ def _beyond(job: Job, base: Base, sequences: Sequence[Encoded]) -> dict[str, str
     """By id, what becomes of examples that are too long for this machine, however little else is done on it."""
     rows = to_train(job.recipe, sequences)
     trained = {row.example.id for row in rows}
-    found = beyond(base, sequences, trained, _plan(job, base, rows), job.recipe.rank, job.memory_gb)
+    planned = _plan(job, base, rows)
+    found = beyond(base, sequences, trained, planned, _rank(job, planned), job.memory_gb)
     return {example: _too_much(why) for example, why in found.items()}
 
 

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from daemon.training.engine.evaluate import probe
 from daemon.training.engine.fitting import Fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
-from daemon.training.engine.machine import give_back
+from daemon.training.engine.machine import forget_peak, give_back
 from daemon.training.engine.prepare import Prepared, material, prepare
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.warm import Warm
@@ -41,6 +41,7 @@ class Worker:
         if out.exists():
             raise JobFailed(f"the output folder {out} exists already; every attempt needs one of its own", False)
         torch.set_num_threads(job.threads or self.threads)
+        self._forget_peaks()
         clock = Clock({"start": round(self.starting, 3)} if self.starting else {})
         self.starting = 0.0
         prepared = self._prepared(job)
@@ -72,6 +73,7 @@ class Worker:
             after = self._probe_candidate(base, sequences, trained)
             clock.lap("probe_candidate")
             lora.save(adapted, job.base_model, out)
+            told = lora.continued(adapted, job.recipe) if starts_from else job.recipe
         metrics = {
             "loss": trained.loss,
             "steps": trained.steps,
@@ -80,6 +82,7 @@ class Worker:
             "examples": len(sequences),
             "anchors": len(anchors),
             "accuracy": sum(answer.right for answer in after) / len(after),
+            "recipe": {**asdict(told), "learning_rate": planned.rate, "batch_size": planned.batch_size},
             "memory": _memory(base, way),
             "seconds": clock.laps,
         }
@@ -101,6 +104,13 @@ class Worker:
     def base(self, reference: str, method: str = "lora", memory_gb: float = 0) -> Base:
         """The base model that a job trains on, and what is known of it."""
         return self._warm.base(self.report, reference, method, memory_gb)
+
+    @staticmethod
+    def _forget_peaks() -> None:
+        """The most memory that a job takes is its own, not that of one before it."""
+        forget_peak()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
     def drop(self) -> None:
         """Let go of the base model."""
@@ -146,7 +156,9 @@ def _identity(job: Job, base: Base, learnt: Material, stamp: tuple[object, ...])
     # How it was made to fit, and what was left out, depends on what memory there is today.
     way = base.tokens, base.recompute, str(base.model.dtype), base.four_bits
     drawn = [row.example.id for row in learnt.rows], [anchor.question for anchor in learnt.anchors]
-    return hashlib.sha256(f"{same.line()} {stamp} {way} {drawn} {program()}".encode()).hexdigest()
+    # A model id of the hub may mean another folder tomorrow.
+    bases = stamp, str(base.folder)
+    return hashlib.sha256(f"{same.line()} {bases} {way} {drawn} {program()}".encode()).hexdigest()
 
 
 def _probes(sequences: Sequence[Encoded], before: list[Answer], after: list[Answer] | None = None) -> list[Probe]:

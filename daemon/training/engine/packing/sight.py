@@ -54,7 +54,8 @@ class Sight:
     _depths: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ends, self._depths = torch.tensor(self.tree.ends), torch.tensor(self.tree.depths)
+        self._ends = torch.tensor(self.tree.ends, device=self.device)
+        self._depths = torch.tensor(self.tree.depths, device=self.device)
 
     def tiles(self, window: int | None) -> list[Tile]:
         """All tokens; `window` is how many positions of its path a token sees, itself included."""
@@ -72,7 +73,7 @@ class Sight:
         self.windows.add(window)
         if window not in self._masks:
             tokens = len(self.tree.tokens)
-            self._masks[window] = self._seen(0, tokens, torch.arange(tokens), window).to(self.device)
+            self._masks[window] = self._seen(0, tokens, torch.arange(tokens, device=self.device), window)
         return self._masks[window]
 
     def _tile(self, first: int, last: int, window: int | None) -> Tile:
@@ -80,15 +81,17 @@ class Sight:
         if window is not None:
             # The row that is nearest to the root sees what is farthest up.
             above = above[max(0, min(self.tree.depths[first:last]) - window + 1) :]
-        keys = filled(torch.cat([above, torch.arange(first, last)]), len(self.tree.tokens), self.step)
+        keys = filled(
+            torch.cat([above, torch.arange(first, last, device=self.device)]), len(self.tree.tokens), self.step
+        )
         hidden = ~self._seen(first, last, keys, window)
         closed = hidden.any(0).nonzero().flatten()
         unmasked = int(closed[0]) if len(closed) else len(keys)
-        return Tile(slice(first, last), _pieces(keys.tolist()), unmasked, hidden[:, unmasked:].to(self.device))
+        return Tile(slice(first, last), _pieces(keys.tolist()), unmasked, hidden[:, unmasked:])
 
     def _seen(self, first: int, last: int, keys: torch.Tensor, window: int | None) -> torch.Tensor:
         """(last - first, keys): k is an ancestor of q, or q itself, if k <= q < ends[k]."""
-        queries = torch.arange(first, last)[:, None]
+        queries = torch.arange(first, last, device=self.device)[:, None]
         seen = (keys <= queries) & (queries < self._ends[keys])
         return seen if window is None else seen & (self._depths[queries] - self._depths[keys] < window)
 
