@@ -85,6 +85,8 @@ class Planner:
     config: Callable[[], Config]
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+    _before: Config | None = None
+    """The config of the last look."""
     _growth: dict[TraitKey, _Growth] = field(default_factory=dict)
     _planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -122,9 +124,12 @@ class Planner:
         return Plan(runs, judgements, min(waits, default=None))
 
     async def _hurry(self, wishes: Wishes) -> None:
-        """Let no run that is asked for wait until its next attempt is due."""
-        for run in await self.store.runs.live() if wishes.asks else ():
-            if wishes.asked_by(run.key) and run.not_before > self.clock():
+        """Let no run that is asked for, or whose settings were changed, wait until its next attempt is due."""
+        config, before = self.config(), self._before or self.config()
+        self._before = config
+        for run in await self.store.runs.live() if wishes.asks or config is not before else ():
+            mended = config.persona(*run.key) != before.persona(*run.key)
+            if (mended or wishes.asked_by(run.key)) and run.not_before > self.clock():
                 await self.store.runs.hurry(run)
 
     def _cron_came(self, key: TraitKey, wishes: Wishes) -> bool:

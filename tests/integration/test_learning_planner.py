@@ -152,6 +152,20 @@ async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_who_asks_for_
     assert (await school.run(run.id)).not_before == 0
 
 
+async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_other_settings_of_its_own(school: School) -> None:
+    write(school.path, "one", "two")
+    (run,) = (await school.plan()).runs
+    run = await school.store.runs.take(run)
+    await school.store.runs.retry(run, "max_memory_gb allows 0.10", school.now + 600, failed=False)
+    await school.plan()
+    school.configure("[personas.bob.training]\nmax_memory_gb = 2\n")
+    await school.plan()
+    assert (await school.run(run.id)).not_before > school.now
+    school.configure("[personas.ada.training]\nmax_memory_gb = 2\n")
+    await school.plan()
+    assert (await school.run(run.id)).not_before == 0
+
+
 async def test_invariant_11_a_row_that_no_run_can_name_is_set_aside_and_said_so(school: School) -> None:
     write(school.path, "one")
     columns = "id, persona_id, trait_type, original_response, expected_response"
