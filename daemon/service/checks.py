@@ -21,7 +21,7 @@ from daemon.store.lock import StoreLock
 from daemon.store.schema import newest
 from daemon.store.store import open_store
 from daemon.training.engine.machine import accelerated, free_memory, halved
-from daemon.training.engine.memory import TYPICAL, Fit, NothingFits, Room, Shape, fastest, peak
+from daemon.training.engine.memory import LEAST, MARGIN, TYPICAL, Fit, NothingFits, Room, Shape, fastest, peak
 from daemon.training.engine.methods import lacks_for
 
 
@@ -127,18 +127,26 @@ def _memory(base: str, trainings: Sequence[Training]) -> Iterator[Finding]:
 
 
 def _fits(base: str, shape: Shape, training: Training, what: str, room: Room) -> Finding:
-    """Whether a way of training fits."""
+    """Whether a way of training fits, with a usual batch or at least with a small one."""
     best = Fit(2 if halved(shape.parameters) else 4, four_bits=training.method == "qlora")
-    work = replace(TYPICAL, rank=training.rank)
+    usual, small = (replace(work, rank=training.rank) for work in (TYPICAL, LEAST))
+    can_quantise = not lacks_for("qlora")
     try:
-        way = fastest(shape, work, best, room, can_quantise=not lacks_for("qlora"))
+        way = fastest(shape, usual, best, room, can_quantise)
     except NothingFits as error:
-        free = f"raise it, {free_memory() / 2**30:.0f} GiB are free"
-        advice = free if error.limited else f"take a smaller base model than {base}"
-        return Finding("memory", False, f"{error}; {advice}")
-    needed, there = (amount / 2**30 for amount in (peak(shape, work, way), room.available))
+        more = f"raise it, {free_memory() / 2**30:.0f} GiB are free"
+        advice = more if error.limited else f"take a smaller base model than {base}"
+        try:
+            way = fastest(shape, small, best, room, can_quantise)
+        except NothingFits:
+            return Finding("memory", False, f"{what}: {error}; {advice}")
+        return Finding(
+            "memory", True, f"{what} has room for small batches, {_how(way)}; for usual ones {error}; {advice}"
+        )
+    needed, there = (amount / 2**30 for amount in (peak(shape, usual, way), room.available))
     bound = "that max_memory_gb allows" if room.limit else "that are free"
-    return Finding("memory", True, f"{what} takes about {needed:.2f} of {there:.2f} GiB {bound}: {_how(way)}")
+    reserve = f"{needed:.2f} GiB, {MARGIN * needed:.2f} with a reserve"
+    return Finding("memory", True, f"{what} takes about {reserve}, of {there:.2f} {bound}: {_how(way)}")
 
 
 def _how(way: Fit) -> str:

@@ -84,7 +84,10 @@ def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base:
         "config", "store", "layers", "base model", "memory", "trainer", "runtime embedded",
     ]  # fmt: skip
     assert [" ok " in line for line in done.out.splitlines()] == [True] * 7
-    assert re.search(r"takes about 0\.\d\d of \d+\.\d\d GiB that are free: float32, up to 4,096 tokens", done.out)
+    assert re.search(
+        r"takes about 0\.\d\d GiB, 0\.\d\d with a reserve, of \d+\.\d\d that are free: float32, up to 4,096 tokens",
+        done.out,
+    )
     assert "not started; start it: persona serve" in done.out
 
 
@@ -92,8 +95,17 @@ def test_check_says_where_training_fits_into_no_memory(desk: Desk, base: Path) -
     desk.configure(defaults__base_model=str(base), training__max_memory_gb=0.3)
     checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
     assert not checks["memory"]["ok"]
-    assert re.match(
-        r"training needs at least 0\.\d\d GiB of memory and max_memory_gb allows 0\.30; raise it, \d+ GiB",
+    why = r"training needs at least 0\.\d\d GiB of memory and max_memory_gb allows 0\.30; raise it, \d+ GiB"
+    assert re.match(r"training on \S+: " + why, checks["memory"]["says"])
+
+
+def test_check_says_where_only_small_batches_fit(desk: Desk, base: Path) -> None:
+    """Such a training goes on, so it is no fault."""
+    desk.configure(defaults__base_model=str(base), training__max_memory_gb=0.47)
+    checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
+    assert checks["memory"]["ok"]
+    assert re.search(
+        r"has room for small batches, float32, .* for usual ones training needs at least 0\.\d\d",
         checks["memory"]["says"],
     )
 

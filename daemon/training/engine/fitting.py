@@ -93,9 +93,12 @@ def base_needs_four_bits(
     there = room(device, limit)
     try:
         return fastest(shape, TYPICAL, best, there, can_quantise).four_bits
-    except NothingFits:
+    except NothingFits as usual:
         # Smaller batches may fit all the same; each says when it comes.
-        return fastest(shape, LEAST, best, there, can_quantise).four_bits
+        try:
+            return fastest(shape, LEAST, best, there, can_quantise).four_bits
+        except NothingFits:
+            raise usual from None  # what it names is worth asking for, and enough for most batches
 
 
 def room(device: torch.device, limit: float) -> Room:
