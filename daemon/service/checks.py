@@ -23,6 +23,7 @@ from daemon.store.store import open_store
 from daemon.training.engine.machine import accelerated, free_memory, halved
 from daemon.training.engine.memory import LEAST, MARGIN, TYPICAL, Fit, NothingFits, Room, Shape, fastest, peak
 from daemon.training.engine.methods import lacks_for
+from daemon.training.engine.weights import shapes_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     # A default that nobody needs, because every persona has a base of its own, is no fault.
     for base in bases[1:] if len(bases) > 1 and not bases[0] else bases:
         yield _base(base)
-        for finding in _memory(base, [settings.training for settings in every if settings.base_model == base]):
+        trainings = [settings.training for settings in every if settings.base_model == base]
+        for finding in (*_targets(base, trainings), *_memory(base, trainings)):
             yield finding
     yield _trainer(config)
     for runtime in configured(config):
@@ -105,6 +107,22 @@ def _base(base: str) -> Finding:
     if missing:
         return Finding(name, False, f"{folder} has no {', no '.join(missing)}; save the model and its tokenizer there")
     return Finding(name, True, str(folder))
+
+
+def _targets(base: str, trainings: Sequence[Training]) -> Iterator[Finding]:
+    """Modules that are to be trained and that no weights of the base are named after."""
+    try:
+        matrices = [name for name, shape in shapes_in(Path(base)).items() if len(shape) == 2]
+    except (OSError, ValueError):
+        return  # what is wrong with it, or that it is not here yet, is said above
+    modules = [name.removesuffix(".weight") for name in matrices]
+    for targets in {tuple(each.target_modules) for each in trainings if isinstance(each.target_modules, list)}:
+        there = [any(f".{module}".endswith(f".{target}") for module in modules) for target in targets]
+        missing = [target for target, found in zip(targets, there, strict=True) if not found]
+        if missing and matrices:
+            known = ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
+            wanted = f"training.target_modules names {', '.join(missing)}, but {Path(base).name} has"
+            yield Finding("target modules", False, f'{wanted} {known}; name some of these, or set it to "all-linear"')
 
 
 def _memory(base: str, trainings: Sequence[Training]) -> Iterator[Finding]:

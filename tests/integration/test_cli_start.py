@@ -110,6 +110,17 @@ def test_check_says_where_only_small_batches_fit(desk: Desk, base: Path) -> None
     )
 
 
+def test_check_names_target_modules_that_a_base_has_not(desk: Desk, base: Path) -> None:
+    for targets, fine in (("q_proj,mlp.up_proj", True), ("q_proj,query", False)):
+        desk.configure(defaults__base_model=str(base), training__target_modules=targets)
+        checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
+        assert ("target modules" not in checks) is fine
+    says = checks["target modules"]["says"]
+    assert re.match(
+        r"training.target_modules names query, but \S+ has down_proj, embed_tokens, gate_proj, k_proj", says
+    )
+
+
 def test_check_plans_each_way_of_training_on_a_base(desk: Desk, base: Path) -> None:
     """One that fits must not hide another that does not."""
     text = f"[defaults]\nbase_model = '{base}'\n" + "".join(
@@ -126,7 +137,7 @@ async def test_check_says_what_a_method_of_some_trait_lacks(desk: Desk, monkeypa
         config = desk.folder / "methods.toml"
         config.write_text(f"[personas.ada.traits.rust.training]\nmethod = '{method}'\n")
         (found,) = [finding async for finding in findings(Config.load(config, {})) if finding.name == "trainer"]
-        assert found.ok is ok and ("pip install 'persona-daemon[qlora]'" in found.says) is not ok
+        assert found.ok is ok and ("pip install bitsandbytes" in found.says) is not ok
 
 
 def test_status_tells_what_the_contract_says_with_the_daemon_down(desk: Desk, base: Path) -> None:

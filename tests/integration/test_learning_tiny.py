@@ -53,7 +53,7 @@ async def test_corrections_wait_for_a_config_to_be_mended(school: School) -> Non
     run = await school.learn()
     for _ in range(6):
         assert (run.state, run.failures) == (RunState.PLANNED, 0)
-        assert "target_modules ['no_proj'] do not fit the base model" in str(run.reason)
+        assert 'target_modules = ["no_proj"] does not fit the base model' in str(run.reason)
         run = await school.conduct()
     school.configure(SMALL)
     assert (await school.conduct()).state is RunState.PROMOTED

@@ -51,7 +51,7 @@ def test_without_bitsandbytes_a_job_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(JobFailed) as failure:
         worker.do(job(base, tmp_path / "out", recipe={"method": "qlora"}))
-    assert "run `pip install 'persona-daemon[qlora]'`" in failure.value.reason
+    assert "run `pip install bitsandbytes`" in failure.value.reason
     assert failure.value.retry and failure.value.blameless
     assert worker.base(str(base)).parameters > 0
 

@@ -1,6 +1,7 @@
 """The training loop, from the first step to the state that is kept."""
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,9 @@ from daemon.training.engine.packing.passes import micro_batches, token_losses
 from daemon.training.engine.packing.tree import kinship
 from daemon.training.engine.policy import Look, Plan, still_open
 from daemon.training.engine.report import Reporter
+
+RECENT = 20.0
+"""Seconds over which speed and time left are reckoned."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,19 +95,23 @@ def train(
 
 
 class _Clock:
-    """How fast a training goes, from where it was begun or taken up."""
+    """How fast a training goes now: over the last seconds, for other programs come and go."""
 
     def __init__(self, steps: int, done: int) -> None:
-        self._steps, self._done = steps, done
-        self._began = time.monotonic()
-        self._tokens = 0
+        self._steps, self._tokens = steps, 0
+        self._marks = deque([(time.monotonic(), done, 0)])
+        """Moments of the last RECENT seconds, the steps done then, and the tokens."""
 
     def step(self, course: Course, part: Sequence[Encoded], memory_gb: float) -> Step:
         """What is to be said of the step just done."""
         self._tokens += sum(len(row.prompt) + len(row.expected) for row in part)
-        took = time.monotonic() - self._began
-        eta = (self._steps - course.step) * took / (course.step - self._done)
-        speed = self._tokens / took
+        now = time.monotonic()
+        while len(self._marks) > 1 and self._marks[0][0] < now - RECENT:
+            self._marks.popleft()
+        then, steps, tokens = self._marks[0]
+        self._marks.append((now, course.step, self._tokens))
+        eta = (self._steps - course.step) * (now - then) / (course.step - steps)
+        speed = (self._tokens - tokens) / (now - then)
         return Step(course.step, self._steps, course.loss, eta, course.learnt, round(speed, 1), memory_gb)
 
 

@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import save as serialized
+from transformers.pytorch_utils import Conv1D
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.fused import eased
@@ -46,9 +47,10 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
     except (ValueError, re.error) as error:
         _strip(base)
         # Whatever is to be learnt waits for whoever mends the config.
+        wanted = f"target_modules = {json.dumps(recipe.target_modules)} does not fit the base model"
         raise JobFailed(
-            f"target_modules {recipe.target_modules!r} do not fit the base model: {first_line(error)};"
-            ' name modules of it in the config, or set target_modules = "all-linear"',
+            f"{wanted}, whose linear modules are {', '.join(_linear(base))};"
+            ' name some of these in the config, or set target_modules = "all-linear"',
             blameless=True,
         ) from error
     with _taken_off(adapted), eased(adapted, NAME):
@@ -133,6 +135,12 @@ def save(adapted: PeftModel, base_model: str, out: Path) -> None:
     if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # equal layers have equal bytes
     config.save_pretrained(str(out))
+
+
+def _linear(base: Base) -> list[str]:
+    """The names, without those of what they are in, of a model's linear modules."""
+    modules = base.model.named_modules()
+    return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear | Conv1D)})
 
 
 def _trained(adapted: PeftModel) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -10,6 +10,6 @@ def lacks_for(method: str) -> str:
     if method == "qlora" and find_spec("bitsandbytes") is None:
         return (
             'method = "qlora" needs bitsandbytes, which is not installed;'
-            " run `pip install 'persona-daemon[qlora]'`, or set method = \"lora\""
+            ' run `pip install bitsandbytes` where the daemon is installed, or set method = "lora"'
         )
     return ""
