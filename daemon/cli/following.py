@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from daemon.cli.showing import console, cut
+from daemon.cli.showing import console, cut, lasting
 from daemon.domain import Run, RunState
 from daemon.store.lock import StoreLock
 from daemon.store.store import Store
@@ -46,7 +46,7 @@ class Bars:
         task = self._tasks[run.id]
         if step:
             learnt = "" if step.get("learnt") is None else f", {step['learnt']:.0%} learnt"
-            says = f"step {step['step']}/{step['steps']}, loss {step['loss']:.3g}{learnt}, ≤ {step['eta_s']:.0f} s"
+            says = f"step {step['step']}/{step['steps']}, loss {step['loss']:.3g}{learnt}, ≤ {lasting(step['eta_s'])}"
             self._bars.update(task, total=step["steps"], completed=step["step"], says=says)
         elif run.state.live:
             says = run.state.value + (f": {cut(run.reason)}" if run.reason else "")

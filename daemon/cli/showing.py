@@ -1,6 +1,7 @@
 """How results look: texts that harm no terminal, times and counts that people read, and JSON for programs."""
 
 import json
+import math
 import os
 import re
 import sys
@@ -74,6 +75,11 @@ def cut(text: str | None, length: int = 60) -> str:
 def short(identity: str) -> str:
     """The beginning of an id."""
     return identity[:ID_SHOWN]
+
+
+def lasting(seconds: float) -> str:
+    """A length of time that is to come, rounded up: "12 s", "5 min"."""
+    return f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"
 
 
 def ago(seconds: float | None) -> str:

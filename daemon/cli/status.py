@@ -10,7 +10,7 @@ from rich.text import Text
 
 from daemon.cli import showing
 from daemon.cli.options import ConfigOption, JsonOption, load_config
-from daemon.cli.showing import ago, console, count, plain, print_json
+from daemon.cli.showing import ago, console, count, lasting, plain, print_json
 from daemon.cli.tables import Table
 from daemon.errors import UsageInvalid
 
@@ -146,7 +146,7 @@ def _numbers(run: Document, *, down: bool) -> str:
     if run["learnt"] is not None:
         parts.append(f"{run['learnt']:.0%} learnt")
     if run["eta_s"] is not None:
-        parts.append(f"≤ {run['eta_s']:.0f} s")
+        parts.append(f"≤ {lasting(run['eta_s'])}")
     if run["tokens_s"]:
         parts.append(f"{run['tokens_s']:,.0f} tokens/s")
     if run["memory_gb"]:
@@ -157,7 +157,8 @@ def _numbers(run: Document, *, down: bool) -> str:
 def _waiting(run: Document) -> str:
     """What is known of a run that has no figures to show."""
     if run["reason"] and run["state"] == "planned":
-        return str(run["reason"])
+        again = f"; tried again in {lasting(run['again_in_s'])}" if run["again_in_s"] else ""
+        return f"{run['reason']}{again}"
     if run["reason"] and run["attempt"] > 1:
         # The reason is that of the attempt before; it says nothing of this one.
         return f"attempt {run['attempt']}; the one before: {run['reason']}"

@@ -174,7 +174,12 @@ class Conductor:
             async for event in events:
                 match event:
                     case Loaded():
-                        log.info("run.loaded", parameters=event.parameters, device=event.device, seconds=event.seconds)
+                        log.info(
+                            "run.loaded",
+                            parameters=event.parameters,
+                            device=event.device,
+                            seconds=round(event.seconds, 2),
+                        )
                         if event.fallback:
                             log.warning("run.fallback", reads="padded batches instead of trees", reason=event.fallback)
                         # Now, and not at the end: the folder may hold another model by then.
@@ -185,11 +190,7 @@ class Conductor:
                         self.on_step(attempt.run, event)
                         if time.monotonic() - last_logged >= _LOG_EVERY_S:
                             last_logged = time.monotonic()
-                            numbers = {"step": event.step, "steps": event.steps, "loss": round(event.loss, 4)}
-                            speed = {"tokens_s": round(event.tokens_s), "memory_gb": round(event.memory_gb, 2)}
-                            log.info(
-                                "run.training", **numbers, eta_s=round(event.eta_s, 1), learnt=event.learnt, **speed
-                            )
+                            log.info("run.training", **event.figures())
                     case Finished():
                         return event, fingerprint
                     case _:

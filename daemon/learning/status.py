@@ -1,12 +1,14 @@
 """The status document: what is pending and why it is not due, what runs, what speaks, what serves."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Config
-from daemon.domain import Backlog, Genome, RuntimeState, Tally
+from daemon.domain import Backlog, Genome, Run, RunState, RuntimeState, Tally
 from daemon.learning.planner import Planner
+from daemon.learning.turns import ready_in
 from daemon.store.store import Store
 
 Document = dict[str, Any]
@@ -34,6 +36,7 @@ def _daemon(note: Mapping[str, Any] | None) -> Document:
 async def _traits(store: Store, config: Config, *, alive: bool) -> list[Document]:
     judgements = {judgement.backlog.key: judgement for judgement in await Planner(store, lambda: config).judge()}
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
+    put_off = {run.key for run in await store.runs.live() if _again_in(run)}
     traits = []
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
@@ -42,7 +45,8 @@ async def _traits(store: Store, config: Config, *, alive: bool) -> list[Document
         if tally.quarantined and not tally.pending:
             why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
         if tally.claimed:
-            why = "a run of it is under way" if alive else "its run waits for a daemon"
+            why = "its run waits for its next attempt" if tally.key in put_off else "a run of it is under way"
+            why = why if alive else "its run waits for a daemon"
         due = judgement is not None and judgement.due.due
         traits.append(_trait(tally, backlog, genomes.get(tally.key.persona), due=due, why=why))
     return traits
@@ -83,10 +87,16 @@ async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
             "attempt": run.attempt,
             "corrections": len(await store.corrections.claimed_by(run.id)),
             "reason": run.reason,
+            "again_in_s": _again_in(run),
             **{name: progress.get(run.id, {}).get(name) for name in _PROGRESS},
         }
         for run in await store.runs.live()
     ]
+
+
+def _again_in(run: Run) -> int:
+    """Seconds until the next attempt of a run that waits for one."""
+    return round(ready_in(run, time.time())) if run.state is RunState.PLANNED else 0
 
 
 def _genome(genome: Genome) -> Document:

@@ -1,5 +1,6 @@
 """What is due becomes runs: bursts, wake times, cron, and what hinders a trait."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from structlog.testing import capture_logs
 
 from daemon.domain import RunState, TraitKey
 from daemon.learning.planner import Ask, Wishes, base_problem
+from daemon.learning.status import document
 from daemon.store.rows import iso
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, execute, write
@@ -150,6 +152,19 @@ async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_who_asks_for_
     assert (await school.run(run.id)).not_before > school.now
     await school.plan(asks=(Ask("me", "ada"),))
     assert (await school.run(run.id)).not_before == 0
+
+
+async def test_of_a_run_that_waits_for_its_next_attempt_the_status_says_how_long(school: School) -> None:
+    write(school.path, "one", "two")
+    (run,) = (await school.plan()).runs
+    run = await school.store.runs.take(run)
+    await school.store.runs.retry(run, "out of memory", time.time() + 600, failed=True)
+    told = await document(school.store, school.config, {"state": "ready"})
+    assert 500 < told["runs"][0]["again_in_s"] <= 600
+    assert told["traits"][0]["why"] == "its run waits for its next attempt"
+    await school.store.runs.hurry(await school.run(run.id))
+    told = await document(school.store, school.config, {"state": "ready"})
+    assert (told["runs"][0]["again_in_s"], told["traits"][0]["why"]) == (0, "a run of it is under way")
 
 
 async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_other_settings_of_its_own(school: School) -> None:

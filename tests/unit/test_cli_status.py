@@ -11,7 +11,7 @@ from daemon.cli.status import page
 RUN = {
     "id": "r1", "persona": "ada", "trait": "rust", "state": "training", "version": 1, "attempt": 1, "corrections": 5,
     "reason": None, "step": None, "steps": None, "loss": None, "eta_s": None, "learnt": None,
-    "tokens_s": None, "memory_gb": None,
+    "tokens_s": None, "memory_gb": None, "again_in_s": 0,
 }  # fmt: skip
 RUNTIME = {
     "name": "embedded", "kind": "embedded", "persona": "ada", "desired": 2, "observed": 1, "state": "converging",
@@ -41,6 +41,11 @@ def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
         ("stopped", {}, "training waits for a daemon; 5 corrections"),
         ("ready", {"attempt": 2, "reason": "interrupted"}, "training attempt 2; the one before: interrupted"),
         ("ready", {"state": "planned", "attempt": 2, "reason": "out of memory"}, "planned out of memory"),
+        (
+            "ready",
+            {"state": "planned", "attempt": 2, "reason": "out of memory", "again_in_s": 234},
+            "planned out of memory; tried again in 4 min",
+        ),
         ("stopped", {"state": "planned"}, "planned waits for a daemon; 5 corrections"),
         ("ready", {"attempt": 2, "reason": "interrupted", "step": 1, "steps": 4, "loss": 0.5}, "1/4, loss 0.5"),
     ],

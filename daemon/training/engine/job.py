@@ -131,6 +131,16 @@ class Step:
     memory_gb: float = 0.0
     """Most memory used so far, GiB: the process's, or the accelerator's."""
 
+    def figures(self) -> dict[str, Any]:
+        """All of it, to the digits that mean something."""
+        return asdict(self) | {
+            "loss": float(f"{self.loss:.4g}"),
+            "eta_s": round(self.eta_s, 1),
+            "learnt": None if self.learnt is None else round(self.learnt, 3),
+            "tokens_s": round(self.tokens_s),
+            "memory_gb": round(self.memory_gb, 2),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
