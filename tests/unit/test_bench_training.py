@@ -38,7 +38,7 @@ def test_a_seed_makes_the_same_workload_and_another_one_another(name: str) -> No
     ("name", "traits", "corrections", "systems", "system"),
     [("A", 1, 32, 1, 512), ("B", 1, 64, 1, 32), ("C", 1, 64, 1, 64), ("D", 1, 32, 1, 512), ("E", 40, 10, 8, 512)],
 )
-def test_a_workload_is_as_large_as_the_issue_says(
+def test_a_workload_is_as_large_as_its_name_promises(
     name: str, traits: int, corrections: int, systems: int, system: int
 ) -> None:
     made = workload(name).traits

@@ -11,7 +11,7 @@ from torch.nn import functional
 from daemon.training.engine.packing import sight as sights
 from daemon.training.engine.packing.attention import attend
 from daemon.training.engine.packing.sight import Sight
-from daemon.training.engine.packing.tree import Tokens, cut, plant, shared
+from daemon.training.engine.packing.tree import Tokens, Tree, cut, plant, shared
 
 CPU = torch.device("cpu")
 
@@ -120,6 +120,29 @@ def test_half_precision_keeps_the_scores_that_decide() -> None:
     exact, _ = attend(torch.nn.Module(), query.bfloat16().float(), key.bfloat16().float(), value, None, sight=sight)
     half, _ = attend(torch.nn.Module(), query.bfloat16(), key.bfloat16(), value.bfloat16(), None, sight=sight)
     assert (half.float() - exact).abs().mean() < 0.01
+
+
+def test_gradients_in_half_precision_are_about_as_good_as_torchs_own() -> None:
+    tree = plant([[0] * 60 + [tail] * 30 for tail in range(4)])
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(1, 2, len(tree.tokens), 32, generator=generator) for _ in range(4)]
+    exact, ours, theirs = (
+        _gradients(tree, [each.to(dtype) for each in values], by_torch)
+        for dtype, by_torch in ((torch.float64, True), (torch.bfloat16, False), (torch.bfloat16, True))
+    )
+    for true, one, other in zip(exact, ours, theirs, strict=True):
+        assert (one.double() - true).norm() <= 2.5 * (other.double() - true).norm()
+
+
+def _gradients(tree: Tree, values: list[torch.Tensor], by_torch: bool) -> tuple[torch.Tensor, ...]:
+    *sources, given = values
+    query, key, value = (each.requires_grad_() for each in sources)
+    sight = Sight(tree, CPU)
+    if by_torch:
+        output = functional.scaled_dot_product_attention(query, key, value, sight.mask(None)).transpose(1, 2)
+    else:
+        output, _ = attend(torch.nn.Module(), query, key, value, None, sight=sight)
+    return torch.autograd.grad(output, (query, key, value), given.transpose(1, 2))
 
 
 def test_a_model_that_hands_on_no_tree_is_told_so() -> None:

@@ -44,14 +44,14 @@ def make_anchors(base: Base, count: int, alive: Callable[[], None]) -> list[Anch
 
 def unrelated(anchors: Sequence[Anchor], examples: Sequence[Encoded]) -> list[Anchor]:
     """The anchors that hold nothing back which an example wants changed."""
-    asked = [_words(_question(sequence)) for sequence in examples]
-    wrong = [_words(sequence.example.original) for sequence in examples]
-    return [
-        anchor
-        for anchor in anchors
-        if not any(_near(_words(anchor.question), words) for words in asked)
-        and not any(_near(_words(anchor.answer), words) for words in wrong)
-    ]
+    asked = {_words(_question(sequence)) for sequence in examples}
+    wrong = {_words(sequence.example.original) for sequence in examples}
+
+    def held_back(anchor: Anchor) -> bool:
+        question, answer = _words(anchor.question), _words(anchor.answer)
+        return any(_near(question, words) for words in asked) or any(_near(answer, words) for words in wrong)
+
+    return [anchor for anchor in anchors if not held_back(anchor)]
 
 
 def _questions(base: Base, count: int, alive: Callable[[], None]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from scripts.benchmarks.training.settings import Measured, Task
 
 HERE = Path(__file__).parent
-SHARED = [HERE / f"{name}.py" for name in ("settings", "workloads", "models", "gauge", "judge")]
+SHARED = [HERE / f"{name}.py" for name in ("settings", "workloads", "models", "gauge", "judge", "session")]
 
 
 @dataclass(frozen=True, slots=True)
