@@ -137,8 +137,7 @@ def _tell(outcome: Outcome) -> None:
     for run in outcome.runs:
         name = f"{run.key} v{run.version}"
         if not outcome.followed:
-            new = run.id in outcome.answer["runs"]
-            say(f"{name}  {'planned as' if new else 'under way already,'} run {short(run.id)}")
+            say(f"{name}  {_at(run, outcome)} run {short(run.id)}")
         elif run.state.live:
             say(f"{name}  will be tried again: {run.reason or 'its time has not come'}; run {short(run.id)}")
         else:
@@ -146,6 +145,14 @@ def _tell(outcome: Outcome) -> None:
     for name, why in outcome.answer["waits"].items():
         if not (outcome.followed and name in outcome.answer["owed"]):
             say(f"{name}  not planned: {why}")
+
+
+def _at(run: "Run", outcome: Outcome) -> str:
+    """What became of the wish, of a run that nobody follows."""
+    if run.id in outcome.answer["runs"]:
+        return "planned as"
+    put_off = run.state == "planned" and run.reason
+    return f"tried again now, after: {run.reason};" if put_off else "under way already,"
 
 
 def _tell_what_goes_on(config: "Config") -> None:

@@ -28,7 +28,7 @@ def probe(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -
         expected.append(next(seen))
         # An example without an original answer stands on its own.
         margins.append((next(seen).loss if row.original else 0.0) - expected[-1].loss)
-    said = _said(base, sequences, [each.agreed for each in expected], alive)
+    said = _free_running(base, sequences, [each.agreed for each in expected], alive)
     return [_answer(base, *row) for row in zip(sequences, said, margins, strict=True)]
 
 
@@ -73,7 +73,9 @@ def _forced(base: Base, losses: torch.Tensor, leads: torch.Tensor) -> Forced:
     return Forced(float(losses.mean()), float(leads.min()), int(agreed))
 
 
-def _said(base: Base, rows: Sequence[Encoded], agreed: Sequence[int], alive: Callable[[], None]) -> list[list[int]]:
+def _free_running(
+    base: Base, rows: Sequence[Encoded], agreed: Sequence[int], alive: Callable[[], None]
+) -> list[list[int]]:
     """What greedy decoding says: as much as it agrees with what is expected, and from there on whatever it says.
 
     The expected answer is the draft of speculative decoding (arXiv 2211.17192), which changes no greedy answer.

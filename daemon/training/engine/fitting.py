@@ -17,6 +17,7 @@ from daemon.training.engine.machine import all_memory, free_memory
 from daemon.training.engine.memory import (
     BUDGETS,
     LEAST,
+    TILE,
     TOKENS,
     TYPICAL,
     Fit,
@@ -141,7 +142,7 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, r
     return Work(
         tokens=sizes[largest],
         longest=max(_alone(base, unit) for part in units for unit in part),
-        seen=sum(depths) / len(depths) + 64,
+        seen=sum(depths) / len(depths) + TILE / 2,  # all rows of a tile are given what any of them sees
         answers=max(sum(len(answer) for unit in part for _, answer in unit) for part in units),
         chunked=base.capability.head,
         rank=rank,

@@ -20,6 +20,10 @@ KERNELS = 136 << 20
 """Bytes of the machine code that is made for products in half precision, for each shape anew; most of it for a page."""
 HEAP, POOL = 1.4, 1.1
 """What a pass takes of memory for each byte that it needs: of the C library's heap, and of CUDA's caching allocator."""
+HOLES, UNBROKEN = 0.4, 8
+"""By how much HEAP rises with every tenfold of the minibatches from so many on: holes between what they left."""
+SHAPED = 512
+"""Tokens of a minibatch from which on there are as many shapes, and so KERNELS, as there ever are."""
 TOKENS = 4096
 """Most tokens, padding included, that go through a model at once where memory allows."""
 BUDGETS = (TOKENS, 2048, 1024, 512)
@@ -179,12 +183,11 @@ def _effort(work: Work, way: Fit) -> float:
 
 def peak(shape: Shape, work: Work, way: Fit) -> int:
     """The most bytes that a training takes, be it while it loads, reads or learns."""
-    # The more minibatches there have been, the more holes lie between what they left.
-    holes = 0.4 * math.log10(max(1.0, work.minibatches / 8))
+    holes = HOLES * math.log10(max(1.0, work.minibatches / UNBROKEN))
     floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP + holes)
     staying = weights(shape, way) + COPIES * 4 * work.rank * shape.edges
     if way.bytes_each < 4 and not way.accelerated:
-        floor += int(KERNELS * min(1.0, work.tokens / 512))
+        floor += int(KERNELS * min(1.0, work.tokens / SHAPED))
     loading = 0 if way.accelerated else shape.stored + weights(shape, way)
     return floor + max(loading, staying + int(factor * max(learning(shape, work, way), reading(shape, work, way))))
 
