@@ -141,7 +141,7 @@ def _bar(run: Document) -> Text:
 def _numbers(run: Document, *, down: bool) -> str:
     """Where a training stands, in figures; of a run that waits, why."""
     if run["steps"] is None:
-        return "; ".join(["waits for a daemon"] * down + [_waiting(run)])
+        return "; ".join(["waits for a daemon"] * down + [_waiting(run, down=down)])
     parts = [f"{run['step']}/{run['steps']}", f"loss {run['loss']:.3g}"]
     if run["learnt"] is not None:
         parts.append(f"{run['learnt']:.0%} learnt")
@@ -154,10 +154,10 @@ def _numbers(run: Document, *, down: bool) -> str:
     return ", ".join(parts)
 
 
-def _waiting(run: Document) -> str:
+def _waiting(run: Document, *, down: bool) -> str:
     """What is known of a run that has no figures to show."""
     if run["reason"] and run["state"] == "planned":
-        again = f"; tried again in {lasting(run['again_in_s'])}" if run["again_in_s"] else ""
+        again = f"; tried again in {lasting(run['again_in_s'])}" if run["again_in_s"] and not down else ""
         return f"{run['reason']}{again}"
     if run["reason"] and run["attempt"] > 1:
         # The reason is that of the attempt before; it says nothing of this one.

@@ -152,7 +152,7 @@ def _at(run: "Run", outcome: Outcome) -> str:
     if run.id in outcome.answer["runs"]:
         return "planned as"
     put_off = run.state == "planned" and run.reason
-    return f"tried again now, after: {run.reason};" if put_off else "under way already,"
+    return f"tried again, after: {run.reason};" if put_off else "under way already,"
 
 
 def _tell_what_goes_on(config: "Config") -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import Backlog, Genome, Run, TraitKey
+from daemon.domain import Backlog, Genome, Run, RunState, TraitKey
 from daemon.genome.base_folder import CONFIG, WEIGHTS
 from daemon.learning.triggers import Circumstances, Due, decide
 from daemon.store.runs import NAMELESS
@@ -85,8 +85,8 @@ class Planner:
     config: Callable[[], Config]
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    _before: Config | None = None
-    """The config of the last look."""
+    _tried: dict[str, Resolved] = field(default_factory=dict)
+    """By live run, the settings of its last attempt, as far as this process has seen it."""
     _growth: dict[TraitKey, _Growth] = field(default_factory=dict)
     _planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -124,13 +124,14 @@ class Planner:
         return Plan(runs, judgements, min(waits, default=None))
 
     async def _hurry(self, wishes: Wishes) -> None:
-        """Let no run that is asked for, or whose settings were changed, wait until its next attempt is due."""
-        config, before = self.config(), self._before or self.config()
-        self._before = config
-        for run in await self.store.runs.live() if wishes.asks or config is not before else ():
-            mended = config.persona(*run.key) != before.persona(*run.key)
-            if (mended or wishes.asked_by(run.key)) and run.not_before > self.clock():
+        """Let no run wait for its next attempt that is asked for, or that was last tried under other settings."""
+        tried, self._tried = self._tried, {}
+        for run in await self.store.runs.live():
+            settings, before = self.config().persona(*run.key), tried.get(run.id)
+            if run.not_before > self.clock() and (settings != before or wishes.asked_by(run.key)):
                 await self.store.runs.hurry(run)
+            # Who is at work goes on under the settings that it began with.
+            self._tried[run.id] = before if before and run.state is not RunState.PLANNED else settings
 
     def _cron_came(self, key: TraitKey, wishes: Wishes) -> bool:
         return self.config().persona(key.persona, key.trait).triggers.cron in wishes.cron
@@ -139,10 +140,11 @@ class Planner:
         if aside := await self.store.runs.refuse_nameless(key):
             fields = {"persona": key.persona, "trait": key.trait, "corrections": len(aside), "ids": aside}
             _log.warning("corrections.quarantined", **fields, reason=NAMELESS)
-        settings_hash = self.config().persona(key.persona, key.trait).settings_hash
-        run = await self.store.runs.plan(key, why, settings_hash, self.clock())
+        settings = self.config().persona(key.persona, key.trait)
+        run = await self.store.runs.plan(key, why, settings.settings_hash, self.clock())
         if run is None:
             return []
+        self._tried[run.id] = settings
         names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
         _log.info("run.planned", **names, reason=run.planned_because)
         return [run]

@@ -111,16 +111,18 @@ def _base(base: str) -> Finding:
 
 def _targets(base: str, trainings: Sequence[Training]) -> Iterator[Finding]:
     """Modules that are to be trained and that no weights of the base are named after."""
+    if not Path(base).is_absolute():
+        return  # it is not on this disk yet, or none is named
     try:
         matrices = [name for name, shape in shapes_in(Path(base)).items() if len(shape) == 2]
     except (OSError, ValueError):
-        return  # what is wrong with it, or that it is not here yet, is said above
-    modules = [name.removesuffix(".weight") for name in matrices]
+        return  # what is wrong with it is said above
+    modules = {name.removesuffix(".weight").rpartition(".")[2] for name in matrices if "embed" not in name}
     for targets in {tuple(each.target_modules) for each in trainings if isinstance(each.target_modules, list)}:
-        there = [any(f".{module}".endswith(f".{target}") for module in modules) for target in targets]
-        missing = [target for target, found in zip(targets, there, strict=True) if not found]
-        if missing and matrices:
-            known = ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
+        # Files and PEFT may name what a module is in differently.
+        missing = [target for target in targets if target.rpartition(".")[2] not in modules]
+        if missing and modules:
+            known = ", ".join(sorted(modules - {"lm_head"}))
             wanted = f"training.target_modules names {', '.join(missing)}, but {Path(base).name} has"
             yield Finding("target modules", False, f'{wanted} {known}; name some of these, or set it to "all-linear"')
 

@@ -116,9 +116,7 @@ def test_check_names_target_modules_that_a_base_has_not(desk: Desk, base: Path) 
         checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}
         assert ("target modules" not in checks) is fine
     says = checks["target modules"]["says"]
-    assert re.match(
-        r"training.target_modules names query, but \S+ has down_proj, embed_tokens, gate_proj, k_proj", says
-    )
+    assert re.match(r"training.target_modules names query, but \S+ has down_proj, gate_proj, k_proj", says)
 
 
 def test_check_plans_each_way_of_training_on_a_base(desk: Desk, base: Path) -> None:

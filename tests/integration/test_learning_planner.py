@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import RunState, TraitKey
-from daemon.learning.planner import Ask, Wishes, base_problem
+from daemon.learning.planner import Ask, Planner, Wishes, base_problem
 from daemon.learning.status import document
 from daemon.store.rows import iso
 from tests.integration.learning_support import School, a_school
@@ -171,13 +171,30 @@ async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_other_setting
     write(school.path, "one", "two")
     (run,) = (await school.plan()).runs
     run = await school.store.runs.take(run)
-    await school.store.runs.retry(run, "max_memory_gb allows 0.10", school.now + 600, failed=False)
+    await school.plan()
+    run = await school.store.runs.retry(run, "max_memory_gb allows 0.10", school.now + 600, failed=False)
     await school.plan()
     school.configure("[personas.bob.training]\nmax_memory_gb = 2\n")
     await school.plan()
     assert (await school.run(run.id)).not_before > school.now
     school.configure("[personas.ada.training]\nmax_memory_gb = 2\n")
     await school.plan()
+    assert (await school.run(run.id)).not_before == 0
+
+    # While it is at work they count from its next attempt on.
+    run = await school.store.runs.take(await school.run(run.id))
+    await school.plan()
+    school.configure("[personas.ada.training]\nmax_memory_gb = 3\n")
+    await school.plan()
+    run = await school.store.runs.retry(run, "max_memory_gb allows 2.00", school.now + 600, failed=False)
+    await school.plan()
+    assert (await school.run(run.id)).not_before == 0
+
+    # What it was tried under before this process began, nobody knows.
+    run = await school.store.runs.take(await school.run(run.id))
+    await school.store.runs.retry(run, "max_memory_gb allows 3.00", school.now + 600, failed=False)
+    again = Planner(school.store, lambda: school.config, clock=school.clock)
+    await again.plan(Wishes())
     assert (await school.run(run.id)).not_before == 0
 
 

@@ -46,6 +46,11 @@ def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
             {"state": "planned", "attempt": 2, "reason": "out of memory", "again_in_s": 234},
             "planned out of memory; tried again in 4 min",
         ),
+        (
+            "stopped",
+            {"state": "planned", "attempt": 2, "reason": "out of memory", "again_in_s": 234},
+            "planned waits for a daemon; out of memory",
+        ),
         ("stopped", {"state": "planned"}, "planned waits for a daemon; 5 corrections"),
         ("ready", {"attempt": 2, "reason": "interrupted", "step": 1, "steps": 4, "loss": 0.5}, "1/4, loss 0.5"),
     ],

@@ -12,7 +12,7 @@ from daemon.domain import Run, RunState, TraitKey
         (RunState.PLANNED, None, ["r1"], "planned as run r1"),
         (RunState.PLANNED, None, [], "under way already, run r1"),
         (RunState.TRAINING, "out of memory", [], "under way already, run r1"),
-        (RunState.PLANNED, "out of memory", [], "tried again now, after: out of memory; run r1"),
+        (RunState.PLANNED, "out of memory", [], "tried again, after: out of memory; run r1"),
     ],
 )
 def test_a_run_that_waited_for_its_next_attempt_is_told_from_one_that_goes_on(

@@ -18,7 +18,7 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (own / "memory.current").write_text(f"{2 * GIB}\n")
     (own.parent / "memory.max").write_text(f"{8 * GIB}\n")
     (own.parent / "memory.current").write_text(f"{5 * GIB}\n")
-    (own.parent / "memory.stat").write_text(f"anon {4 * GIB}\ninactive_file {GIB}\nactive_file 0\n")
+    (own.parent / "memory.stat").write_text(f"anon {4 * GIB}\ninactive_file {GIB // 4}\nactive_file {GIB * 3 // 4}\n")
     (tmp_path / "self").write_text("1:name=systemd:/elsewhere\n0::/outer/own\n")
     monkeypatch.setattr(machine, "_GROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(machine, "_OWN_GROUP", tmp_path / "self")

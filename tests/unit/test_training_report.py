@@ -56,7 +56,7 @@ def test_jobs_and_events_survive_their_line() -> None:
         assert "\n" not in line and parse_event(line) == event
 
 
-def test_a_failure_keeps_its_broken_and_its_verdict_between_processes() -> None:
+def test_a_failure_keeps_its_sentence_and_its_verdict_between_processes() -> None:
     failure = pickle.loads(pickle.dumps(TrainerFailed("It broke.", False)))
     assert (str(failure), failure.retry, TrainerFailed("x").retry) == ("It broke.", False, True)
 

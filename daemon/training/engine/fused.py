@@ -120,7 +120,8 @@ def _gated(module: Any) -> Forward | None:
 
 def _norm(module: Any) -> Forward | None:
     """How to compute a norm by root mean squares; None where it is none."""
-    if not type(module).__name__.endswith("RMSNorm") or module.weight is None or module.weight.requires_grad:
+    weight = getattr(module, "weight", None)
+    if not type(module).__name__.endswith("RMSNorm") or weight is None or weight.requires_grad:
         return None
     ways = (_Norm(module, shifted) for shifted in (False, True))
     return next((way for way in ways if _alike(module, way, module.weight.shape[-1])), None)

@@ -22,7 +22,7 @@ from daemon.training.engine.policy import Look, Plan, still_open
 from daemon.training.engine.report import Reporter
 
 RECENT = 20.0
-"""Seconds over which speed and time left are reckoned."""
+"""Seconds, at least, over which speed and time left are reckoned."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ def train(
         report.emit(Resumed(course.step, plan.steps))
     else:
         course.leanings = _leanings(base, rows, plan.objective, report)
-    clock = _Clock(plan.steps, course.step)
+    clock = _Clock(plan, course.step)
 
     while course.step < plan.steps:
         drawn, held = course.draw()
@@ -97,22 +97,23 @@ def train(
 class _Clock:
     """How fast a training goes now: over the last seconds, for other programs come and go."""
 
-    def __init__(self, steps: int, done: int) -> None:
-        self._steps, self._tokens = steps, 0
+    def __init__(self, plan: Plan, done: int) -> None:
+        self._plan, self._tokens = plan, 0
         self._marks = deque([(time.monotonic(), done, 0)])
-        """Moments of the last RECENT seconds, the steps done then, and the tokens."""
+        """Moments of the last seconds, the steps done then, and the tokens."""
 
     def step(self, course: Course, part: Sequence[Encoded], memory_gb: float) -> Step:
         """What is to be said of the step just done."""
         self._tokens += sum(len(row.prompt) + len(row.expected) for row in part)
         now = time.monotonic()
-        while len(self._marks) > 1 and self._marks[0][0] < now - RECENT:
+        # A look takes as long as many steps: it belongs to all that come before the next.
+        while self._marks[0][0] < now - RECENT and course.step - self._marks[0][1] > self._plan.look_every + 1:
             self._marks.popleft()
         then, steps, tokens = self._marks[0]
         self._marks.append((now, course.step, self._tokens))
-        eta = (self._steps - course.step) * (now - then) / (course.step - steps)
+        eta = (self._plan.steps - course.step) * (now - then) / (course.step - steps)
         speed = (self._tokens - tokens) / (now - then)
-        return Step(course.step, self._steps, course.loss, eta, course.learnt, round(speed, 1), memory_gb)
+        return Step(course.step, self._plan.steps, course.loss, eta, course.learnt, round(speed, 1), memory_gb)
 
 
 def _backward(
@@ -151,7 +152,7 @@ def _leanings(base: Base, rows: Sequence[Encoded], objective: Objective, report:
 
 
 def _look(base: Base, rows: Sequence[Encoded], report: Reporter) -> Look:
-    """Greedy decoding says an answer exactly when each of its tokens leads, given those before: one pass tells."""
+    """Greedy decoding says an answer when each of its tokens leads, given those before: one pass tells."""
     seen = forced(base, [(row.prompt, row.expected) for row in rows], lambda: report.alive("looking"))
     return Look([each.loss for each in seen], [each.lead for each in seen])
 

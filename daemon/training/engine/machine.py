@@ -85,7 +85,8 @@ def _groups() -> list[tuple[int, int]]:
             break
         most, used = (_number(group / name) for name in ("memory.max", "memory.current"))
         if most is not None:
-            cache = next((int(words[1]) for words in _lines(group / "memory.stat") if words[0] == "inactive_file"), 0)
+            kinds = ("inactive_file", "active_file")
+            cache = sum(int(words[1]) for words in _lines(group / "memory.stat") if words[0] in kinds)
             found.append((most, max(0, (used or 0) - cache)))
     return found
 

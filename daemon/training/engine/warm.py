@@ -79,7 +79,7 @@ def _load(reference: str, method: str, memory_gb: float) -> Base:
     except NothingFits as error:
         why = "max_memory_gb is too small for" if error.limited else "there is too little memory for"
         way = "raise it" if error.limited else "take a smaller one"
-        raise JobFailed(f"{why} base model {reference}: {error}; {way}", True, True) from error
+        raise JobFailed(f"{why} base model {reference}: of usual batches {error}; {way}", True, True) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         why = f"base model {reference} is too large for the memory that is free now ({first_line(error)})"
         raise JobFailed(f"{why}; take a smaller one", True, True) from error

@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 from pathlib import Path
 
 Shapes = dict[str, list[int]]
@@ -13,7 +12,7 @@ def shapes_in(folder: Path) -> Shapes:
     found: Shapes = {}
     for file in weight_files(folder):
         with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
+            length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
         found |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
     return found

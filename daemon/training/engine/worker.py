@@ -139,7 +139,7 @@ class Clock:
 
 
 def _memory(base: Base, way: Fitted) -> dict[str, Any]:
-    """How a training was fitted into memory, and what it took: of the process since its start; GiB."""
+    """How a training was fitted into memory, and the most that its job took; GiB."""
     return {
         "precision": str(base.model.dtype).removeprefix("torch."),
         "tokens_per_pass": way.fit.tokens,
