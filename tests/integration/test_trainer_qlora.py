@@ -108,7 +108,7 @@ def test_a_batch_that_fits_no_other_way_is_trained_over_four_bits(
 def _between(base: Base, row: Example) -> float:
     """A limit, in GiB, that a row is over with the base as it is, and under with its weights in four bits."""
     (encoded,), _ = encode(base, [row])
-    asked = work(base, Material([encoded]), [encoded], plan(Recipe("fixed", epochs=1), 1, 256), 8)
+    asked = work(base, Material([encoded]), [encoded], plan(Recipe("fixed", epochs=1), 1, 256), Recipe(rank=8))
     ways = [Fit(4, tokens=BUDGETS[-1], recompute=True, four_bits=four_bits) for four_bits in (False, True)]
     return MARGIN * sum(peak(Shape.of(base.folder), asked, way) for way in ways) / 2 / 2**30
 

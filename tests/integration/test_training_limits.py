@@ -17,7 +17,7 @@ from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import probe
 from daemon.training.engine.job import Alive, Example, Group, Recipe, Step, parse_event
 from daemon.training.engine.loop import Material
-from daemon.training.engine.memory import Work
+from daemon.training.engine.memory import Fit, Shape, Work, peak
 from daemon.training.engine.packing.passes import Line, TokenLosses, token_losses
 from daemon.training.engine.packing.tree import plant
 from daemon.training.engine.policy import plan
@@ -132,9 +132,22 @@ def test_an_original_answer_that_rambles_on_is_counted_though_nobody_learns_it(t
     assert asked.longest_read > 200 + other.longest_read and asked.probed > 200 + other.probed
 
 
-def _work(base: Base, examples: list[Example]) -> Work:
+def test_logits_that_cannot_be_computed_in_parts_are_planned_whole(tmp_path: Path) -> None:
+    base = worker().base(str(tiny_base(tmp_path / "base")))
+    usual = _work(base, CORRECTIONS)
+    assert usual.whole == 0
+    trained = _work(base, CORRECTIONS, Recipe(target_modules=["q_proj", "lm_head"]))
+    assert trained.whole == max(trained.answers, trained.said)
+    whole = _work(replace(base, capability=replace(base.capability, head=False)), CORRECTIONS)
+    assert whole.whole == max(whole.tokens, whole.probed)
+    shape = replace(Shape.of(base.folder), vocabulary=256_000)
+    few, many = (peak(shape, replace(usual, whole=tokens), Fit(4)) for tokens in (0, 1000))
+    assert many - few > 4 * 3 * 900 * 256_000
+
+
+def _work(base: Base, examples: list[Example], told: Recipe = Recipe(rank=8)) -> Work:
     rows, _ = encode(base, examples)
-    return fitting.work(base, Material(rows), rows, plan(Recipe(), len(rows), 64), 8)
+    return fitting.work(base, Material(rows), rows, plan(Recipe(), len(rows), 64), told)
 
 
 @pytest.mark.parametrize(

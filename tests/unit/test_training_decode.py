@@ -1,5 +1,6 @@
 """Free-running decoding and what is made of it, on a tiny random model."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,16 @@ def test_what_a_forced_pass_has_heard_is_not_decoded_again(base: Base, monkeypat
     assert rooms == []
     probe(base, [replace(row, expected=[*said[:4], base.chat.end_id])], quiet)
     assert rooms == [1 + SPARE]
+
+
+def test_what_half_precision_may_turn_is_decoded(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = base.chat.prompt_ids([{"role": "user", "content": "why?"}])
+    half = replace(base, model=copy.deepcopy(base.model))
+    half.model.to(torch.bfloat16)  # type: ignore[arg-type]
+    monkeypatch.setattr(evaluate, "TIE", 1e9)
+    for each, agreed in ((base, 6), (half, 0)):
+        (said,) = decode(each, [prompt], [6], quiet)
+        assert forced(each, [(prompt, said)], quiet)[0].agreed == agreed
 
 
 def test_texts_are_equal_but_for_white_space_and_unicode_form() -> None:

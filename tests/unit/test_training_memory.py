@@ -54,6 +54,13 @@ def test_layers_are_computed_twice_before_a_long_beginning_is_read_four_times() 
     ]
 
 
+def test_layers_that_cannot_be_computed_twice_are_not_planned_to_be() -> None:
+    room = Room(int(MARGIN * peak(BILLION, SHARED, Fit(2, recompute=True))) + 1)
+    assert fastest(BILLION, SHARED, BF16, room, False).recompute
+    with pytest.raises(NothingFits):
+        fastest(BILLION, SHARED, replace(BF16, can_recompute=False), room, False)
+
+
 def test_a_batch_without_much_in_common_is_parted_before_layers_are_computed_twice() -> None:
     assert [(way.recompute, way.tokens) for way in ways(APART, can_quantise=False)][:2] == [(False, 4096), (False, 512)]
 

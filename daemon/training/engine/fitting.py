@@ -12,6 +12,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Draw, Encoded
 from daemon.training.engine.decode import decoded
 from daemon.training.engine.evaluate import SPARE, compared
+from daemon.training.engine.job import Recipe
 from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import all_memory, free_memory
 from daemon.training.engine.memory import (
@@ -28,10 +29,12 @@ from daemon.training.engine.memory import (
     fastest,
     peak,
 )
-from daemon.training.engine.packing.passes import Line, grouped
+from daemon.training.engine.packing.passes import Line, grouped, head
 from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan, anchor_count
 
+AHEAD = 32
+"""Minibatches that are drawn at least, if there are as many: of epochs that come later, some are larger."""
 SLACK = 1.06
 """By how much a pass may be larger than the largest planned; well within what is kept free."""
 
@@ -58,7 +61,7 @@ def fitted(base: Base, asked: Work, limit: float, can_quantise: bool) -> Fitted:
 
 
 def beyond(
-    base: Base, rows: Sequence[Encoded], trained: Collection[str], plan: Plan, rank: int, limit: float
+    base: Base, rows: Sequence[Encoded], trained: Collection[str], plan: Plan, told: Recipe, limit: float
 ) -> dict[str, NothingFits]:
     """Which rows this machine has no memory for, by id, even if nothing else ran on it; base in four bits included.
 
@@ -74,11 +77,11 @@ def beyond(
             return error.with_traceback(None)  # the traceback would keep the base alive
         return None
 
-    if refused(replace(TYPICAL, rank=rank)):
+    if refused(replace(TYPICAL, rank=told.rank)):
         return {}
     found: dict[str, NothingFits] = {}
     for row in rows:
-        asked = work(base, Material([row]), [row], plan, rank)
+        asked = work(base, Material([row]), [row], plan, told)
         if row.example.id not in trained:
             asked = replace(asked, tokens=1, longest=1, answers=1)
         if why := refused(asked):
@@ -127,32 +130,49 @@ def _as_loaded(base: Base) -> Fit:
     )
 
 
-def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, rank: int) -> Work:
-    """What the first epoch's minibatches, drawn here as they will be, and the questions about `every` row ask for."""
+def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, told: Recipe) -> Work:
+    """What the first minibatches, drawn here as they will be, and the questions about `every` row ask for."""
     rows, objective = material.rows, plan.objective
     draw = Draw(range(len(rows)), plan.batch_size, Random(plan.seed), material.kin)
-    drawn = [[rows[at] for at in draw.next()] for _ in range(-(-len(rows) // plan.batch_size))]
+    epoch = -(-len(rows) // plan.batch_size)
+    drawn = [[rows[at] for at in draw.next()] for _ in range(max(epoch, min(AHEAD, plan.steps)))]
     units = [[objective.lines([row]) for row in part] for part in drawn]
     sizes = [_read(base, each) for each in units]
     largest = max(range(len(drawn)), key=lambda at: sizes[at])
     depths = _planted(units[largest]).depths
     questions = [line for row in every for line in compared(row)]
     said = decoded(base, [row.prompt for row in every], [len(row.expected) + SPARE for row in every])
+    probed, spoken = _read(base, [[line] for line in questions]), sum(len(answer) for _, answer in questions)
+    answers = max(sum(len(answer) for unit in part for _, answer in unit) for part in units)
     made_up = anchor_count(base.parameters, base.device.type) * (QUESTION + ANSWER) if plan.anchors else 0
     return Work(
         tokens=sizes[largest],
         longest=max(_alone(base, unit) for part in units for unit in part),
         seen=sum(depths) / len(depths) + TILE / 2,  # all rows of a tile are given what any of them sees
-        answers=max(sum(len(answer) for unit in part for _, answer in unit) for part in units),
-        chunked=base.capability.head,
-        rank=rank,
-        minibatches=len(drawn),
-        probed=_read(base, [[line] for line in questions]),
+        answers=answers,
+        whole=_whole(base, told, min(TOKENS, max(sizes[largest], probed)), max(answers, min(TOKENS, spoken))),
+        rank=told.rank,
+        minibatches=epoch,
+        probed=probed,
         longest_read=max(map(_tokens, questions)),
-        said=sum(len(answer) for _, answer in questions),
+        said=spoken,
         decoded=max(said, min(made_up, 2 * TOKENS)),
         read={tokens: _read(base, units[largest], tokens) for tokens in BUDGETS},
     )
+
+
+def _whole(base: Base, told: Recipe, read: int, answers: int) -> int:
+    """Of how many tokens the logits exist at once because they cannot be computed in parts; 0: they can.
+
+    read, answers: most tokens of a pass, and of the answers in one.
+    """
+    if not base.capability.head:
+        return read
+    if isinstance(told.target_modules, str):  # "all-linear" leaves the head out
+        return 0
+    last = head(base)
+    names = {name.rpartition(".")[2] for name, module in base.model.named_modules() if module is last}
+    return answers if names & {target.rpartition(".")[2] for target in told.target_modules} else 0
 
 
 def holding(asked: Work, anchors: Sequence[Anchor], size: int) -> Work:

@@ -110,8 +110,8 @@ class Work:
     """How many tokens a token sees, on average."""
     answers: int
     """Tokens with loss in the largest minibatch."""
-    chunked: bool = True
-    """Whether the logits of some of them can be computed alone; otherwise those of a whole pass exist at once."""
+    whole: int = 0
+    """Tokens whose logits exist at once, however many: where the head is trained, or is no module of its own."""
     rank: int = 16
     minibatches: int = 1
     """Of an epoch."""
@@ -206,7 +206,7 @@ def learning(shape: Shape, work: Work, way: Fit) -> int:
     attention = 4 * size * shape.heads * shape.head_width + size * shape.heads * work.seen
     layer = norms + attention + 2 * size * shape.inner
     kept = layer + size * shape.width * shape.layers if way.recompute else layer * shape.layers
-    logits = _logits(shape, work, work.answers, tokens)
+    logits = _logits(shape, work, work.answers)
     return int(tokens * (kept + 4 * size * shape.inner)) + logits
 
 
@@ -216,17 +216,16 @@ def reading(shape: Shape, work: Work, way: Fit) -> int:
     cache = 2 * shape.layers * shape.heads * shape.head_width * size
     # PEFT's own way through an adapter makes copies in float32.
     layer = 8 * size * shape.inner
-    logits = _logits(shape, work, work.said, min(TOKENS, work.probed))
+    logits = _logits(shape, work, work.said)
     together = min(TOKENS, work.probed) * (layer + size * shape.heads * work.seen)
     # Without gradients the scores of one tile exist at a time.
     longest = work.longest_read * (layer + 4 * TILE * shape.heads)
     return int(max(work.decoded * cache, logits) + max(together, longest))
 
 
-def _logits(shape: Shape, work: Work, answers: int, tokens: int) -> int:
-    """Bytes of the logits that exist at once, of so many answer tokens in passes of so many: float32, three times."""
-    counted = min(LOGITS, answers * shape.vocabulary) if work.chunked else tokens * shape.vocabulary
-    return 4 * 3 * counted
+def _logits(shape: Shape, work: Work, answers: int) -> int:
+    """Bytes of the logits that exist at once, of so many answer tokens: float32, three times."""
+    return 4 * 3 * max(min(LOGITS, answers * shape.vocabulary), work.whole * shape.vocabulary)
 
 
 def _first(config: Mapping[str, Any], otherwise: int, *names: str) -> int:

@@ -1,7 +1,7 @@
 """What is known of a job before its first question: its examples as tokens, what is trained, and how it fits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from daemon.training.engine import lora
@@ -9,7 +9,7 @@ from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.fitting import Fitted, beyond, fitted, holding, work
-from daemon.training.engine.job import Group, Job
+from daemon.training.engine.job import Group, Job, Recipe
 from daemon.training.engine.loop import Material
 from daemon.training.engine.memory import NothingFits, Work
 from daemon.training.engine.methods import lacks_for
@@ -73,16 +73,17 @@ def _task(job: Job, base: Base, sequences: Sequence[Encoded]) -> Task | None:
     if not any(row.example.group is Group.BATCH for row in rows):
         return None
     planned = _plan(job, base, rows)
-    asked = work(base, Material(rows), sequences, planned, _rank(job, planned))
+    asked = work(base, Material(rows), sequences, planned, _told(job, planned))
     return Task(rows, planned, asked, fitted(base, asked, job.memory_gb, can_quantise=not lacks_for("qlora")))
 
 
-def _rank(job: Job, planned: Plan) -> int:
-    """Of the adapter that is trained: the incumbent's where training goes on from it."""
+def _told(job: Job, planned: Plan) -> Recipe:
+    """The recipe, with the incumbent's rank where training goes on from it."""
     try:
-        return lora.rank_of(job.incumbent) if planned.continues and job.incumbent else job.recipe.rank
+        rank = lora.rank_of(job.incumbent) if planned.continues and job.incumbent else job.recipe.rank
     except (OSError, ValueError, KeyError, TypeError):
-        return job.recipe.rank  # what is wrong with the layer is said when it is loaded
+        return job.recipe  # what is wrong with the layer is said when it is loaded
+    return replace(job.recipe, rank=rank)
 
 
 def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
@@ -98,7 +99,7 @@ def _beyond(job: Job, base: Base, sequences: Sequence[Encoded]) -> dict[str, str
     rows = to_train(job.recipe, sequences)
     trained = {row.example.id for row in rows}
     planned = _plan(job, base, rows)
-    found = beyond(base, sequences, trained, planned, _rank(job, planned), job.memory_gb)
+    found = beyond(base, sequences, trained, planned, _told(job, planned), job.memory_gb)
     return {example: _too_much(why) for example, why in found.items()}
 
 
