@@ -1,7 +1,7 @@
 """The status document: what is pending and why it is not due, what runs, what speaks, what serves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daemon import __version__
@@ -18,10 +18,11 @@ async def document(store: Store, config: Config, note: Mapping[str, Any] | None)
     """Everything an admin asks first; `note` is what a living daemon left beside its lock, None when there is none."""
     genomes = await store.genomes.all()
     revisions = {genome.persona: genome.revision for genome in genomes}
+    live = await store.runs.live()
     return {
         "daemon": _daemon(note),
-        "traits": await _traits(store, config, alive=note is not None),
-        "runs": await _runs(store, note or {}),
+        "traits": await _traits(store, config, live, alive=note is not None),
+        "runs": await _runs(store, live, note or {}),
         "genomes": [_genome(genome) for genome in genomes],
         "runtimes": _runtimes(config, await store.runtimes.all(), revisions),
     }
@@ -33,10 +34,10 @@ def _daemon(note: Mapping[str, Any] | None) -> Document:
     return {key: note.get(key) for key in ("state", "pid", "since", "version")}
 
 
-async def _traits(store: Store, config: Config, *, alive: bool) -> list[Document]:
+async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: bool) -> list[Document]:
     judgements = {judgement.backlog.key: judgement for judgement in await Planner(store, lambda: config).judge()}
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
-    put_off = {run.key for run in await store.runs.live() if _again_in(run)}
+    put_off = {run.key for run in live if _again_in(run)}
     traits = []
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
@@ -75,7 +76,7 @@ _PROGRESS = ("step", "steps", "loss", "eta_s", "learnt", "tokens_s", "memory_gb"
 """What a training step says of itself."""
 
 
-async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
+async def _runs(store: Store, live: Sequence[Run], note: Mapping[str, Any]) -> list[Document]:
     progress = note.get("progress") or {}
     return [
         {
@@ -90,7 +91,7 @@ async def _runs(store: Store, note: Mapping[str, Any]) -> list[Document]:
             "again_in_s": _again_in(run),
             **{name: progress.get(run.id, {}).get(name) for name in _PROGRESS},
         }
-        for run in await store.runs.live()
+        for run in live
     ]
 
 
