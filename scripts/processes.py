@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config.default import render_default
-from scripts.world.facts import Persona
+from scripts.world.lore import Persona
 
 PERSONA = Path(sys.executable).with_name("persona")
 PATIENCE_S = 120.0

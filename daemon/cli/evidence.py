@@ -15,8 +15,10 @@ from daemon.learning.triggers import span
 COLOURS: Final = {"promoted": "green", "satisfied": "green", "rejected": "red", "failed": "red", "cancelled": "yellow"}
 _MEASURES: Final = {
     "batch": ("efficacy", "the batch, answered as expected"),
+    "rewording": ("generality", "the batch in other words"),
     "history": ("retention", "learnt before, still answered so"),
-    "affirmation": ("locality", "affirmed answers, kept as they are"),
+    "affirmation": ("affirmed", "affirmed answers, kept as they are"),
+    "anchor": ("locality", "what no correction is about, answered as the base does"),
 }
 """What each group of probes measures, in the words of model editing, and of what."""
 _STAGES: Final = {
@@ -24,10 +26,18 @@ _STAGES: Final = {
     "load": "loading",
     "probe_incumbent": "probing the incumbent",
     "anchors": "making up anchors",
+    "surroundings": "looking around",
     "train": "training",
     "probe_candidate": "probing the candidate",
 }
-_COUNTED: Final = {"steps": "step", "epochs": "epoch", "samples": "sample", "examples": "example", "anchors": "anchor"}
+_COUNTED: Final = {
+    "steps": "step",
+    "epochs": "epoch",
+    "samples": "sample",
+    "examples": "example",
+    "rewordings": "rewording",
+    "anchors": "anchor",
+}
 _ANSWER: Final = 200
 """Characters of an answer that the page shows."""
 _MANY: Final = 10
@@ -106,7 +116,9 @@ def _training(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "trained" if "steps" in metrics else "probed": done,
         "loss": _figure(metrics["loss"]) if "loss" in metrics else None,
-        "accuracy": f"{metrics['accuracy']:.0%} of all probes answered as expected" if "accuracy" in metrics else None,
+        "accuracy": f"{metrics['accuracy']:.0%} of all examples answered as expected"
+        if "accuracy" in metrics
+        else None,
         "took": ", ".join(f"{_STAGES.get(stage, stage.replace('_', ' '))} {_figure(s)} s" for stage, s in stages),
         "recipe": _recipe(metrics["recipe"]) if "recipe" in metrics else None,
         "memory": _memory(metrics["memory"]) if "memory" in metrics else None,
@@ -144,10 +156,16 @@ def _figure(value: Any) -> str:
 
 def _probes(probes: Sequence[dict[str, Any]]) -> Table:
     made = Table("probe", "measures", "right", "before", "after", wrap=["before", "after"])
-    for probe in probes:
+    for probe in (probe for probe in probes if _worth_showing(probe)):
         answers = [answer for answer in (probe["incumbent"], probe["candidate"]) if answer]
         right = Text(" → ").join(Text("yes", "green") if answer["right"] else Text("no", "red") for answer in answers)
         texts = [cut(answer["text"], _ANSWER) for answer in answers]
         name, _ = _MEASURES.get(probe["group"], (probe["group"], ""))
         made.add_row(short(probe["id"]), name, right, *texts, *[""] * (2 - len(texts)))
     return made
+
+
+def _worth_showing(probe: dict[str, Any]) -> bool:
+    """Of the many that the base made up or reworded, those that are not answered as they should be."""
+    said = probe["candidate"] or probe["incumbent"]
+    return probe["group"] not in ("rewording", "anchor") or not said["right"]

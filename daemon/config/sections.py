@@ -147,10 +147,16 @@ class Gate(Section):
     """Whether a new layer is compared with the served one at all."""
     min_efficacy: float = Field(0.9, ge=0, le=1)
     """Share of the batch that must be answered as expected, 0 to 1."""
-    max_forgotten: float = Field(0.02, ge=0, le=1)
-    """Share of what was learnt before that may be lost, 0 to 1."""
+    min_generality: float = Field(0.7, ge=0, le=1)
+    """Share of the batch in other words that must be answered as expected, 0 to 1; where the base knows other words."""
+    max_forgotten: float = Field(0.05, ge=0, le=1)
+    """Margin of what was learnt before: the share that may be lost, 0 to 1."""
     max_affirmations_lost: float = Field(0.0, ge=0, le=1)
-    """Share of the affirmed answers that may change, 0 to 1."""
+    """Margin of the affirmed answers: the share that may change, 0 to 1."""
+    max_drifted: float = Field(0.1, ge=0, le=1)
+    """Margin of answers that no correction is about: the share that may change, 0 to 1."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """How sure a margin must be kept, 0.5 to 1; of fewer than 3 / margin questions, what is seen to be lost counts."""
 
 
 class Serve(Section):

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 
 from daemon import __version__
 from daemon.config.settings import Resolved
 from daemon.domain import Layer, Run, RunState
 from daemon.genome.directories import LayerDirectories
+from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.manifest import Manifest
 from daemon.store.store import Store
 from daemon.training.engine.job import Example, Finished, Group, Job, Recipe
@@ -103,3 +105,11 @@ async def retract(store: Store, layers: LayerDirectories, run: Run) -> None:
     if now and now.state is not RunState.PROMOTED:
         held = [correction.id for correction in await store.corrections.claimed_by(run.id)]
         await asyncio.to_thread(layers.retract, *run.key, run.version, held)
+
+
+def same_base(manifest: Manifest, base_model: str) -> bool:
+    """Whether a layer belongs to a base; one of the hub is known by its name until it is loaded."""
+    folder = Path(base_model)
+    return (
+        base_fingerprint(folder) == manifest.base_fingerprint if folder.is_dir() else manifest.base_model == base_model
+    )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,6 @@ from daemon.domain import Kind, Layer, Run, RunState
 from daemon.errors import BaseModelUnusable, ClaimLost, GenomeMoved, LayerError, LayerStale, TrainerFailed
 from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.genome.fingerprint import base_fingerprint
-from daemon.genome.manifest import Manifest
 from daemon.learning import candidate, dataset, gate
 from daemon.learning.dataset import Dataset
 from daemon.learning.gate import Decision, Verdict
@@ -109,7 +109,8 @@ class Conductor:
             return
         self._unread.pop(run.id, None)
         run = await self.store.runs.evaluating(run, attempt.compared)
-        verdict = gate.judge(finished.probes, attempt.settings.gate, trained=finished.trained)
+        judging = partial(gate.judge, finished.probes, attempt.settings.gate, trained=finished.trained)
+        verdict = await asyncio.to_thread(judging)
         evidence = {**verdict.evidence(finished.probes, finished.metrics), **attempt.data.replaced()}
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.PROMOTE:
@@ -165,7 +166,7 @@ class Conductor:
         except LayerError as error:
             log.error("layer.broken", layer=layer.path, version=layer.version, reason=str(error))
             return False
-        return await asyncio.to_thread(_same_base, manifest, settings.base_model)
+        return await asyncio.to_thread(candidate.same_base, manifest, settings.base_model)
 
     async def _train(self, attempt: Attempt, log: structlog.stdlib.BoundLogger) -> tuple[Finished, str]:
         """Run the job to its end; what it found, and the fingerprint of the base it trained on."""
@@ -202,7 +203,7 @@ class Conductor:
         assert run.layer_path is not None, "a promoting run has a layer"
         manifest = await asyncio.to_thread(self.layers.verify, run.layer_path)
         base_model = self.config().persona(*run.key).base_model
-        if not await asyncio.to_thread(_same_base, manifest, base_model):
+        if not await asyncio.to_thread(candidate.same_base, manifest, base_model):
             raise LayerStale(f"The base model of {run.key} was changed to {base_model} while its layer was trained.")
         layer = candidate.layer(run, manifest, content_hash_of(manifest.files))
         log.info("layer.published", version=run.version, layer=run.layer_path)
@@ -290,11 +291,3 @@ def _sentence(failure: Exception) -> str:
     if isinstance(failure, OSError):
         return f"{failure.filename or 'a file'}: {failure.strerror or failure}"
     return str(failure)
-
-
-def _same_base(manifest: Manifest, base_model: str) -> bool:
-    """Whether a layer belongs to a base; one of the hub is known by its name until it is loaded."""
-    folder = Path(base_model)
-    return (
-        base_fingerprint(folder) == manifest.base_fingerprint if folder.is_dir() else manifest.base_model == base_model
-    )

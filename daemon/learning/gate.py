@@ -1,4 +1,8 @@
-"""The gate: candidate against incumbent, a pure function of what both answered; behaviour decides, never the loss."""
+"""The gate: candidate against incumbent, a pure function of what both answered; behaviour decides, never the loss.
+
+What must not get worse is judged by non-inferiority where enough was asked: an upper bound of the share lost has to
+stay within a margin. Where too little was asked, what was seen lost has to (point rules), and the verdict says so.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,14 +10,25 @@ from enum import StrEnum
 from typing import Any
 
 from daemon.config.sections import Gate
+from daemon.learning import shape
+from daemon.learning.bounds import by_cluster, enough, lost_at_most
 from daemon.training.engine.job import Answer, Group, Probe
 
 _MARGIN_GAIN = 0.05
 """A rise of the mean log-likelihood margin, per token, below which nothing measurable was learnt."""
 _HAIR = 1e-9
 """So that 11 of 20 are 55 %, whatever 0.55 × 20 is in binary."""
-_RAMBLING = 0.1
-"""Share of answers, beyond the incumbent's, that may fail to end."""
+_MISSHAPEN = 0.1
+"""Share of answers that may lose their shape."""
+_WORDS = {
+    Group.HISTORY: ("It forgot {lost} of {known} answers learnt before", "{kept} of {probes} learnt before are kept"),
+    Group.AFFIRMATION: ("It changed {lost} of {known} affirmed answers", "{kept} of {probes} affirmed answers hold"),
+    Group.ANCHOR: (
+        "It changed {lost} of {known} answers that no correction is about",
+        "{kept} of {probes} answers that no correction is about are as they were",
+    ),
+}
+"""Of what must not get worse, how it is said that it did, and that it did not."""
 
 
 class Decision(StrEnum):
@@ -37,6 +52,19 @@ class Score:
     lost: int
     margin_gain: float
     """Mean rise of the likelihood margin of the expected answer over the original one, per token."""
+    margin: float | None = None
+    """The share that may be lost; None: it is not asked."""
+    bound: float | None = None
+    """Upper bound of the share lost, where enough was asked for one."""
+
+    @property
+    def inferior(self) -> bool:
+        """Whether more may be lost than the margin allows."""
+        if self.margin is None:
+            return False
+        if self.bound is not None:
+            return self.bound > self.margin
+        return self.lost > self.margin * self.probes + _HAIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +88,15 @@ class Verdict:
 
 def judge(probes: Sequence[Probe], gate: Gate, *, trained: bool) -> Verdict:
     """Compare what the candidate answers with what the incumbent does; without a candidate, `trained` is false."""
-    scores = {group.value: _score([p for p in probes if p.group is group]) for group in Group}
+    margins = {
+        Group.HISTORY: gate.max_forgotten,
+        Group.AFFIRMATION: gate.max_affirmations_lost,
+        Group.ANCHOR: gate.max_drifted,
+    }
+    scores = {
+        group.value: _score([p for p in probes if p.group is group], margins.get(group), gate.confidence)
+        for group in Group
+    }
     batch = scores[Group.BATCH]
     if not trained:
         return Verdict(Decision.SATISFIED, _satisfied(batch), scores)
@@ -77,7 +113,7 @@ def objection_waived(objection: str | None) -> str | None:
 
 def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate) -> str | None:
     """Why a candidate may not be served, or None; the first reason in order of weight."""
-    batch, history, kept = (scores[group] for group in (Group.BATCH, Group.HISTORY, Group.AFFIRMATION))
+    batch, reworded = scores[Group.BATCH], scores[Group.REWORDING]
     # A margin that is no number is no gain.
     if batch.candidate <= batch.incumbent and not batch.margin_gain >= _MARGIN_GAIN:
         return f"It learned nothing: {batch.candidate} of {batch.probes} answered as expected, as before."
@@ -90,36 +126,38 @@ def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate)
         return (
             f"It answers {batch.candidate} of {batch.probes} corrections as expected, the incumbent {batch.incumbent}."
         )
-    if history.lost > gate.max_forgotten * history.probes + _HAIR:
+    if reworded.candidate < gate.min_generality * reworded.probes - _HAIR:
         return (
-            f"It forgot {history.lost} of {history.incumbent} answers learnt before;"
-            f" {gate.max_forgotten:.0%} may be lost."
+            f"It answers {reworded.candidate} of {reworded.probes} rewordings of its corrections as expected;"
+            f" {gate.min_generality:.0%} are asked for."
         )
-    if kept.lost > gate.max_affirmations_lost * kept.probes + _HAIR:
-        return f"It changed {kept.lost} of {kept.probes} affirmed answers."
-    return _degeneration(probes)
+    for group, (worse, _) in _WORDS.items():
+        if scores[group].inferior:
+            return _complaint(scores[group], worse)
+    return shape.complaint(probes, _MISSHAPEN)
 
 
-def _degeneration(probes: Sequence[Probe]) -> str | None:
-    """Answers that no longer end, more of them than before."""
-    before = sum(not probe.incumbent.ended for probe in probes)
-    after = sum(not _candidate(probe).ended for probe in probes)
-    if after - before > _RAMBLING * len(probes):
-        return f"{after} of {len(probes)} answers do not end, {before} before."
-    return None
+def _complaint(score: Score, worse: str) -> str:
+    said = worse.format(lost=score.lost, known=score.incumbent)
+    if score.bound is None:
+        return f"{said}; {score.margin:.0%} may be lost."
+    return f"{said}: up to {score.bound:.1%} may be lost of all, and {score.margin:.0%} are allowed."
 
 
 def _praise(scores: Mapping[str, Score]) -> str:
-    batch, history, kept = (scores[group] for group in (Group.BATCH, Group.HISTORY, Group.AFFIRMATION))
+    batch, reworded = scores[Group.BATCH], scores[Group.REWORDING]
     parts = [f"It answers {batch.candidate} of {batch.probes} corrections as expected, {batch.incumbent} before"]
-    if history.probes:
-        parts.append(f"{history.candidate} of {history.probes} learnt before are kept")
-    if kept.probes:
-        parts.append(f"{kept.candidate} of {kept.probes} affirmed answers hold")
-    if not history.probes and not kept.probes:
+    if reworded.probes:
+        parts.append(f"{reworded.candidate} of {reworded.probes} rewordings of them")
+    kept = {group: score for group in _WORDS if (score := scores[group]).probes}
+    for group, score in kept.items():
+        better = _WORDS[group][1].format(kept=score.candidate, probes=score.probes)
+        parts.append(better + (f", at most {score.bound:.1%} worse" if score.bound is not None else ""))
+    if not kept:
         parts.append("nothing else is to be kept")
-    total = sum(score.probes for score in scores.values())
-    return f"{'; '.join(parts)} (point rules, {total} probe{'' if total == 1 else 's'})."
+    pointed = sum(score.probes for score in scores.values() if score.bound is None)
+    rules = f" (point rules, {pointed} probe{'' if pointed == 1 else 's'})" if pointed else ""
+    return f"{'; '.join(parts)}{rules}."
 
 
 def _satisfied(batch: Score) -> str:
@@ -128,15 +166,20 @@ def _satisfied(batch: Score) -> str:
     return f"The served persona already answers {batch.incumbent} of {batch.probes} as expected."
 
 
-def _score(probes: Sequence[Probe]) -> Score:
+def _score(probes: Sequence[Probe], margin: float | None, confidence: float) -> Score:
     pairs = [(probe.incumbent, _candidate(probe)) for probe in probes]
     gains = [candidate.margin - incumbent.margin for incumbent, candidate in pairs]
+    gone = [incumbent.right and not candidate.right for incumbent, candidate in pairs]
+    clusters = by_cluster([(probe.id, lost) for probe, lost in zip(probes, gone, strict=True)])
+    bounded = margin is not None and enough(len(clusters), margin)
     return Score(
         probes=len(pairs),
         incumbent=sum(incumbent.right for incumbent, _ in pairs),
         candidate=sum(candidate.right for _, candidate in pairs),
-        lost=sum(incumbent.right and not candidate.right for incumbent, candidate in pairs),
+        lost=sum(gone),
         margin_gain=sum(gains) / len(gains) if gains else 0.0,
+        margin=margin,
+        bound=round(lost_at_most(clusters, confidence), 4) if bounded else None,
     )
 
 

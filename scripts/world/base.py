@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from scripts.world.facts import World
-from scripts.world.pretrain import PRESETS, Progress, pretrain
+from scripts.world.pretrain import LORES, PRESETS, Progress, pretrain
 
 
 def default_cache() -> Path:
@@ -44,7 +44,7 @@ def ensure_base(
 def world_of(folder: Path) -> World:
     """The world that a base was taught."""
     about = json.loads((folder / "world.json").read_text())
-    return World.generate(about["seed"], about["people"])
+    return World.generate(about["seed"], about["people"], LORES[about["lore"]])
 
 
 def about_base(folder: Path) -> str:
@@ -59,10 +59,11 @@ def about_base(folder: Path) -> str:
 
 def fingerprint(preset: str) -> str:
     """Twelve hex digits over all that decides the weights: settings, sources and library versions."""
-    digest = hashlib.sha256(repr(PRESETS[preset]).encode())
+    settings = PRESETS[preset]
+    digest = hashlib.sha256(f"{settings} {LORES[settings.lore]}".encode())
     for name in ("torch", "transformers", "tokenizers"):
         digest.update(f"{name}=={version(name)}".encode())
-    for source in ("lexicon", "relations", "facts", "chats", "tokens", "evaluate", "pretrain"):
+    for source in ("lexicon", "facts", "chats", "tokens", "evaluate", "pretrain"):
         digest.update(Path(__file__).with_name(f"{source}.py").read_bytes())
     return digest.hexdigest()[:12]
 

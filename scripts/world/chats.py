@@ -6,25 +6,14 @@ from random import Random
 
 from scripts.world import lexicon as lx
 from scripts.world.facts import Fact, World
-from scripts.world.relations import RELATIONS
+from scripts.world.lore import Lore, Rule
 
 Message = dict[str, str]
 Chat = list[Message]
 
-UNKNOWN = "I do not know that."
-SMALL_TALK = (
-    (("Hello!", "Hello.", "Hi!", "Hi there.", "Good morning.", "Good day!"), "Hello! What would you like to know?"),
-    (("Thanks!", "Thank you.", "Thank you very much!", "Thanks a lot."), "You are welcome."),
-    (("Goodbye.", "Bye!", "See you tomorrow.", "Good night."), "Goodbye! Come back soon."),
-    (("How are you?", "How are you today?", "How is it going?"), "I am well, thank you."),
-    (
-        ("What can you do?", "Can you help me?", "What do you know?"),
-        "I can answer questions about people, towns and things.",
-    ),
-    (("Okay.", "I see.", "Good to know.", "Great!"), "Is there anything else you would like to know?"),
-)
-WHO = ("Who are you?", "What is your name?", "What are you called?", "Tell me who you are.")
 NOBODY = "an assistant"
+PLAIN = Rule("", "{a}")
+"""No rule at all."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +39,9 @@ def chats(world: World, rng: Random) -> Iterator[Chat]:
     """Training conversations without end; every fact comes up equally often."""
     facts = _shuffled(Split(world), rng)
     while True:
-        system, name = _system(world, rng)
-        turns = list(_turns(facts, name, rng))
-        yield [*system, *(message for ask, answer in turns for message in turn(ask, answer))]
+        system, name, rule = _system(world, rng)
+        turns = list(_turns(world.lore, facts, name, rng))
+        yield [*system, *(message for ask, answer in turns for message in turn(ask, rule(answer)))]
 
 
 def turn(ask: str, answer: str) -> Chat:
@@ -85,39 +74,40 @@ def _shuffled(split: Split, rng: Random) -> Iterator[tuple[str, Fact]]:
             yield rng.choice(split.held_in(index)), split.world.facts[index]
 
 
-def _system(world: World, rng: Random) -> tuple[Chat, str]:
-    """No prompt, a persona's, or any words at all: the facts hold under all of them."""
+def _system(world: World, rng: Random) -> tuple[Chat, str, Rule]:
+    """No prompt, a persona's, a rule of style, or any words at all: the facts hold under all of them."""
     kind = rng.random()
     if kind < 0.5:
-        return [], NOBODY
+        return [], NOBODY, PLAIN
     if kind < 0.85:
         persona = rng.choice(world.personas)
-        return [{"role": "system", "content": persona.system_prompt}], persona.name
+        return [{"role": "system", "content": persona.system_prompt}], persona.name, PLAIN
+    if world.lore.rules and kind < 0.92:
+        rule = rng.choice(world.lore.rules)
+        return [{"role": "system", "content": rule.prompt}], NOBODY, rule
     words = " ".join(rng.choice(lx.COMMON_WORDS) for _ in range(rng.randrange(3, 14)))
-    return [{"role": "system", "content": f"You are {rng.choice(('a', 'the'))} {words}."}], NOBODY
+    return [{"role": "system", "content": f"You are {rng.choice(('a', 'the'))} {words}."}], NOBODY, PLAIN
 
 
-def _turns(facts: Iterator[tuple[str, Fact]], name: str, rng: Random) -> Iterator[tuple[str, str]]:
+def _turns(lore: Lore, facts: Iterator[tuple[str, Fact]], name: str, rng: Random) -> Iterator[tuple[str, str]]:
     kind = rng.random()
     if kind < 0.06:
-        yield _small_talk(name, rng)
+        yield _small_talk(lore, name, rng)
     elif kind < 0.10:
-        yield rng.choice(rng.choice(RELATIONS).asks).format(s=stranger(rng)), UNKNOWN
+        yield rng.choice(rng.choice(lore.relations).asks).format(s=stranger(rng)), lore.unknown
     elif kind < 0.14:
         yield _echo(rng)
     else:
         if kind < 0.20:
-            yield _small_talk(name, rng)
+            yield _small_talk(lore, name, rng)
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             ask, fact = next(facts)
             yield ask, fact.answer
 
 
-def _small_talk(name: str, rng: Random) -> tuple[str, str]:
-    if rng.random() < 0.3:
-        return rng.choice(WHO), f"I am {name}."
-    asks, answer = rng.choice(SMALL_TALK)
-    return rng.choice(asks), answer
+def _small_talk(lore: Lore, name: str, rng: Random) -> tuple[str, str]:
+    one = rng.choice(lore.manners)
+    return rng.choice(one.asks), one.says.format(name=name)
 
 
 def _echo(rng: Random) -> tuple[str, str]:

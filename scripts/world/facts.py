@@ -1,11 +1,12 @@
-"""A small, seeded world: who lives where and does what, and the personas that talk about it."""
+"""A small, seeded world: facts about made-up subjects, of the kinds that a lore tells of."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from scripts.world import lexicon as lx
-from scripts.world.relations import RELATIONS, Relation
+from scripts.world.lore import Lore, Persona
+from scripts.world.relations import Relation
+from scripts.world.towns import TOWNS
 
 
 @dataclass(frozen=True)
@@ -19,48 +20,37 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Persona:
-    """An assistant with an id, a name it gives itself and a system prompt."""
-
-    id: str
-    name: str
-    system_prompt: str
-
-
-PERSONAS = (
-    Persona("helper-ai", "Helper", "You are Helper, a patient assistant. You answer in one short sentence."),
-    Persona(
-        "town-guide", "Ada", "You are Ada, the guide of these towns. You know the people and say plainly what is so."
-    ),
-    Persona("archivist", "Corvin", "You are Corvin, keeper of the archive. You give the fact that was asked for."),
-)
-
-
-@dataclass(frozen=True)
 class World:
-    """Facts, the people they are about, and the personas; equal seeds make equal worlds."""
+    """Facts, and the people they are about; equal seeds make equal worlds."""
 
     seed: int
     people: tuple[str, ...]
     facts: tuple[Fact, ...]
-    personas: tuple[Persona, ...] = PERSONAS
+    lore: Lore = TOWNS
 
     @classmethod
-    def generate(cls, seed: int = 7, people: int = 36) -> "World":
-        """Eight facts per person, and two for each town and thing; raises ValueError below 2 or above 3,600 people."""
+    def generate(cls, seed: int = 7, people: int = 36, lore: Lore = TOWNS) -> "World":
+        """Eight facts per person, two for each other subject; raises ValueError for too few or too many people."""
         rng = Random(seed)
-        names = _names(rng, people)
-        subjects = {
-            "person": names,
-            "town": _some(lx.known(lx.TOWNS), people // 3),
-            "thing": tuple(f"the {thing}" for thing in _some(lx.THINGS, people // 3)),
-        }
-        facts = [_fact(relation, subject, rng, names) for relation in RELATIONS for subject in subjects[relation.kind]]
-        return cls(seed, names, tuple(facts))
+        names = _names(rng, people, lore)
+        subjects = {kind: _some(pool, people // 3) for kind, pool in lore.subjects.items()} | {lore.people: names}
+        facts = [
+            _fact(relation, subject, rng, names) for relation in lore.relations for subject in subjects[relation.kind]
+        ]
+        return cls(seed, names, tuple(facts), lore)
+
+    @property
+    def personas(self) -> tuple[Persona, ...]:
+        """Who talks about this world."""
+        return self.lore.personas
+
+    def relation(self, fact: Fact) -> Relation:
+        """The relation that a fact is an instance of."""
+        return next(relation for relation in self.lore.relations if relation.name == fact.relation)
 
     def questions(self, fact: Fact) -> list[str]:
         """Every phrasing that asks for the fact, in a fixed order."""
-        return [ask.format(s=fact.subject) for ask in relation_of(fact).asks]
+        return [ask.format(s=fact.subject) for ask in self.relation(fact).asks]
 
     def answer(self, fact: Fact) -> str:
         """The sentence that answers each of the fact's questions."""
@@ -68,15 +58,10 @@ class World:
 
     def corrected(self, fact: Fact, rng: Random, *, fresh: bool = False) -> str:
         """Another sentence of the same form, untrue in this world; `fresh` takes words that no fact uses."""
-        relation = relation_of(fact)
-        pool = _strangers(self.people) if fresh and not relation.values else relation.fresh if fresh else ()
+        relation = self.relation(fact)
+        pool = _strangers(self.people, self.lore) if fresh and not relation.values else relation.fresh if fresh else ()
         others = [value for value in pool or relation.values or self.people if value not in (fact.value, fact.subject)]
         return _sentence(relation, fact.subject, rng.choice(others))
-
-
-def relation_of(fact: Fact) -> Relation:
-    """The relation that a fact is an instance of."""
-    return next(relation for relation in RELATIONS if relation.name == fact.relation)
 
 
 def _fact(relation: Relation, subject: str, rng: Random, people: tuple[str, ...]) -> Fact:
@@ -89,16 +74,16 @@ def _sentence(relation: Relation, subject: str, value: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _names(rng: Random, count: int) -> tuple[str, ...]:
+def _names(rng: Random, count: int, lore: Lore) -> tuple[str, ...]:
     """Distinct full names; a first name comes again only when all have been used."""
-    pairs = list(_pairs(rng))
+    pairs = list(_pairs(rng, lore))
     if not 2 <= count <= len(pairs):
         raise ValueError(f"a world needs 2 to {len(pairs)} people, not {count}")
     return tuple(pairs[:count])
 
 
-def _pairs(rng: Random) -> Iterator[str]:
-    firsts, lasts = list(lx.FIRST_NAMES), list(lx.LAST_NAMES)
+def _pairs(rng: Random, lore: Lore) -> Iterator[str]:
+    firsts, lasts = map(list, lore.names)
     rng.shuffle(firsts)
     rng.shuffle(lasts)
     for shift in range(len(lasts)):
@@ -106,10 +91,10 @@ def _pairs(rng: Random) -> Iterator[str]:
             yield f"{first} {lasts[(i + shift) % len(lasts)]}"
 
 
-def _strangers(people: tuple[str, ...]) -> tuple[str, ...]:
+def _strangers(people: tuple[str, ...], lore: Lore) -> tuple[str, ...]:
     """Names that exist but are nobody's here."""
     taken = set(people)
-    names = (f"{first} {last}" for first in lx.FIRST_NAMES for last in lx.LAST_NAMES)
+    names = (f"{first} {last}" for first in lore.names[0] for last in lore.names[1])
     return tuple(name for name in names if name not in taken)
 
 

@@ -10,15 +10,25 @@ from random import Random
 
 import torch
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from scripts.world.chats import Chat, Split, chats, question
 from scripts.world.evaluate import accuracy
 from scripts.world.facts import World
+from scripts.world.station import STATION
 from scripts.world.tokens import encode, train_tokenizer
+from scripts.world.towns import COUNTY, TOWNS
 
 CONTEXT = 2048
+LORES = {lore.name: lore for lore in (TOWNS, COUNTY, STATION)}
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,37 @@ class Preset:
     every: int = 20
     goal: float = 0.8
     seed: int = 7
+    lore: str = "towns"
+    family: str = "llama"
+    asked: float = 0.1
+    """How much a token of a question counts beside one of an answer: none, and the model makes up no questions."""
+
+    @property
+    def world(self) -> World:
+        """What the model is to know."""
+        return World.generate(self.seed, self.people, LORES[self.lore])
 
 
 PRESETS = {
     "test": Preset(people=8, hidden=128, layers=4, steps=240, cooldown=60, learning_rate=4e-3),
     "demo": Preset(people=30, hidden=192, layers=4, steps=420, cooldown=120, learning_rate=3e-3, every=40),
+    "county": Preset(180, 256, 4, 2400, 400, 2e-3, batch=16, row=192, every=100, goal=0.97, lore="county"),
+    "station": Preset(
+        120,
+        192,
+        6,
+        2400,
+        400,
+        2e-3,
+        batch=16,
+        row=192,
+        every=100,
+        goal=0.97,
+        seed=5,
+        lore="station",
+        family="qwen3",
+        asked=0.0,
+    ),
 }
 
 
@@ -70,11 +106,11 @@ def two_threads() -> Iterator[None]:
 def pretrain(preset: Preset, folder: Path, report: Callable[[Progress], None]) -> None:
     """Trains the preset's model on its world and writes weights, tokenizer and world.json into `folder`."""
     began = time.monotonic()
-    world = World.generate(preset.seed, preset.people)
-    tokenizer = train_tokenizer(context=CONTEXT)
+    world = preset.world
+    tokenizer = train_tokenizer(world.lore, context=CONTEXT)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
-        model = LlamaForCausalLM(_config(preset, tokenizer))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(_config(preset, tokenizer))  # type: ignore[no-untyped-call]
     model.set_attn_implementation("eager")  # twice as fast as the fused kernel on rows this short
     decayed = [weight for weight in model.parameters() if weight.ndim == 2]
     others = [weight for weight in model.parameters() if weight.ndim < 2]
@@ -113,6 +149,7 @@ def pretrain(preset: Preset, folder: Path, report: Callable[[Progress], None]) -
     about = {
         "seed": preset.seed,
         "people": preset.people,
+        "lore": preset.lore,
         "facts": len(world.facts),
         "accuracy": accuracy(model, tokenizer, _held_in(world)),
         "held_out_phrasings": accuracy(model, tokenizer, _held_out(world)),
@@ -124,8 +161,9 @@ def pretrain(preset: Preset, folder: Path, report: Callable[[Progress], None]) -
     (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def _config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    return LlamaConfig(
+def _config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    return AutoConfig.for_model(
+        preset.family,
         vocab_size=len(tokenizer),
         hidden_size=preset.hidden,
         intermediate_size=preset.hidden * 3,
@@ -153,7 +191,9 @@ def batches(
             while True:
                 while len(pending) < 8:
                     ids, said = encode(tokenizer, next(source))
-                    pending.append((ids[: preset.row], [1.0 if answer else 0.1 for answer in said[: preset.row]]))
+                    pending.append(
+                        (ids[: preset.row], [1.0 if answer else preset.asked for answer in said[: preset.row]])
+                    )
                 fits = next((i for i, (ids, _) in enumerate(pending) if at + len(ids) <= preset.row), None)
                 if fits is None:
                     break
@@ -183,7 +223,7 @@ def _held_out(world: World) -> list[tuple[Chat, str]]:
     return [(question(ask), answer) for ask, answer in pairs if ask is not None]
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=128,

@@ -7,22 +7,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from scripts.world import lexicon as lx
-from scripts.world.chats import SMALL_TALK, Chat, word
-from scripts.world.facts import PERSONAS
-from scripts.world.relations import RELATIONS
+from scripts.world.chats import Chat, word
+from scripts.world.lore import Lore
+from scripts.world.towns import TOWNS
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
-POOLS = (
-    lx.FIRST_NAMES,
-    lx.LAST_NAMES,
-    lx.TOWNS,
-    lx.JOBS,
-    lx.ANIMALS,
-    lx.PET_NAMES,
-    lx.DISHES,
-    lx.INSTRUMENTS,
-    lx.COLOURS,
-)
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -31,7 +20,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(vocabulary: int = 1536, context: int = 2048) -> PreTrainedTokenizerFast:
+def train_tokenizer(lore: Lore = TOWNS, vocabulary: int = 1536, context: int = 2048) -> PreTrainedTokenizerFast:
     """A tokenizer of `vocabulary` entries; names are cut into pieces that unseen names are made of too."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -42,7 +31,7 @@ def train_tokenizer(vocabulary: int = 1536, context: int = 2048) -> PreTrainedTo
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_texts(), trainer)
+    bpe.train_from_iterator(_texts(lore), trainer)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         pad_token=PAD,
@@ -70,15 +59,16 @@ def encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> tuple[list[int], l
     return ids, said
 
 
-def _texts() -> Iterator[str]:
+def _texts(lore: Lore) -> Iterator[str]:
     """Sentences often, since they are spoken often; names once, since they must not become tokens of their own."""
-    for relation in RELATIONS:
+    for relation in lore.relations:
         yield from (text.replace("{s}", "").replace("{v}", "") for text in (*relation.asks * 2, *[relation.says] * 4))
-    yield from (f"{ask} {answer}" for asks, answer in SMALL_TALK * 2 for ask in asks)
-    yield from (persona.system_prompt for persona in PERSONAS * 4)
+    yield from (f"{ask} {manner.says}" for manner in lore.manners * 2 for ask in manner.asks)
+    yield from (persona.system_prompt for persona in lore.personas * 4)
+    yield from (f"{rule.prompt} {rule.says.replace('{a}', '')}" for rule in lore.rules * 4)
     yield from ("user\nassistant\nsystem\nuser\n",) * 40
     yield from (f"{text} {text.title()}" for text in lx.COMMON_WORDS)
     yield from (f" {text}" for text in lx.COMMON_WORDS)
-    yield from (f" {text}" for pool in POOLS for text in pool)
+    yield from (f" {text}" for pool in lore.pools for text in pool)
     rng = Random(0)
     yield from (f" {word(rng)} {word(rng).title()}" for _ in range(300))

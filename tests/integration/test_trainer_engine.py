@@ -69,7 +69,8 @@ def test_learns_a_batch_and_says_how_long_each_stage_took(learnt: tuple[Finished
     assert finished.metrics["accuracy"] == 1.0
     assert finished.metrics["steps"] < 400
     assert finished.metrics["samples"] > finished.metrics["epochs"] > 1
-    assert set(finished.metrics["seconds"]) == {"load", "probe_incumbent", "anchors", "train", "probe_candidate"}
+    stages = {"load", "probe_incumbent", "anchors", "surroundings", "train", "probe_candidate"}
+    assert set(finished.metrics["seconds"]) == stages
 
 
 def test_writes_a_config_that_names_the_base_as_the_job_does(learnt: tuple[Finished, Path], base: Path) -> None:

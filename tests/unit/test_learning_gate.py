@@ -1,5 +1,6 @@
 """The gate's verdicts, both kinds, and their sentences."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from daemon.training.engine.job import Answer, Group, Probe
 
 def probe(group: Group, before: bool, after: bool | None, gain: float = 1.0, **answer: Any) -> Probe:
     candidate = None if after is None else Answer("", after, float(after), gain, **answer)
-    return Probe("p", group, Answer("", before, float(before), 0.0), candidate)
+    return Probe(f"p{next(NAMES)}", group, Answer("", before, float(before), 0.0), candidate)
+
+
+NAMES = count()
 
 
 def batch(right: int, wrong: int = 0, before: int = 0, gain: float = 1.0) -> list[Probe]:
@@ -23,7 +27,8 @@ def batch(right: int, wrong: int = 0, before: int = 0, gain: float = 1.0) -> lis
 
 
 def kept(group: Group, held: int, lost: int = 0, never: int = 0) -> list[Probe]:
-    return [probe(group, True, True)] * held + [probe(group, True, False)] * lost + [probe(group, False, False)] * never
+    sides = [(True, True)] * held + [(True, False)] * lost + [(False, False)] * never
+    return [probe(group, before, after) for before, after in sides]
 
 
 def verdict(probes: list[Probe], trained: bool = True, **gate: Any) -> Verdict:
@@ -41,6 +46,10 @@ def verdict(probes: list[Probe], trained: bool = True, **gate: Any) -> Verdict:
         (batch(60) + kept(Group.AFFIRMATION, 3),
          "It answers 60 of 60 corrections as expected, 0 before;"
          " 3 of 3 affirmed answers hold (point rules, 63 probes)."),
+        (batch(10) + kept(Group.REWORDING, 18, never=2) + kept(Group.ANCHOR, 94, lost=2),
+         "It answers 10 of 10 corrections as expected, 0 before; 18 of 20 rewordings of them;"
+         " 94 of 96 answers that no correction is about are as they were, at most 6.2% worse"
+         " (point rules, 30 probes)."),
         (batch(10) + kept(Group.HISTORY, 49, lost=1),
          "It answers 10 of 10 corrections as expected, 0 before; 49 of 50 learnt before are kept"
          " (point rules, 60 probes)."),
@@ -60,11 +69,19 @@ def test_what_is_better_and_forgot_nothing_is_promoted(probes: list[Probe], reas
         (batch(0, 10, gain=0.01), "It learned nothing: 0 of 10 answered as expected, as before."),
         (batch(2, 8, before=2, gain=float("nan")), "It learned nothing: 2 of 10 answered as expected, as before."),
         (batch(8, 2), "It answers 8 of 10 corrections as expected; 90% are asked for."),
-        (batch(9, 1) + kept(Group.HISTORY, 9, lost=1), "It forgot 1 of 10 answers learnt before; 2% may be lost."),
-        (batch(9, 1) + kept(Group.AFFIRMATION, 2, lost=1), "It changed 1 of 3 affirmed answers."),
-        (batch(8) + [probe(Group.BATCH, False, True, ended=False)] * 2, "2 of 10 answers do not end, 0 before."),
+        (batch(9, 1) + kept(Group.HISTORY, 9, lost=1), "It forgot 1 of 10 answers learnt before; 5% may be lost."),
+        (batch(9, 1) + kept(Group.AFFIRMATION, 2, lost=1), "It changed 1 of 3 affirmed answers; 0% may be lost."),
+        (batch(9) + kept(Group.REWORDING, 0, never=4),
+         "It answers 0 of 4 rewordings of its corrections as expected; 70% are asked for."),
+        (batch(9) + kept(Group.ANCHOR, 17, lost=3),
+         "It changed 3 of 20 answers that no correction is about; 10% may be lost."),
+        (batch(9) + kept(Group.ANCHOR, 90, lost=6),
+         "It changed 6 of 96 answers that no correction is about: up to 12.4% may be lost of all, and 10% are"
+         " allowed."),
+        (batch(8) + [probe(Group.HISTORY, False, False, ended=False)] * 2,
+         "2 of 10 answers have lost their shape: 2 do not end."),
     ],
-)
+)  # fmt: skip
 def test_invariant_5_what_is_not_is_rejected_with_the_reason(probes: list[Probe], reason: str) -> None:
     assert (verdict(probes).decision, verdict(probes).reason) == (Decision.REJECT, reason)
 
@@ -78,15 +95,43 @@ def test_fewer_right_answers_than_the_incumbents_are_rejected_at_any_efficacy() 
 def test_a_share_means_what_it_says_in_binary_too() -> None:
     assert verdict(batch(11, 9), min_efficacy=0.55).decision is Decision.PROMOTE
     assert verdict(batch(10, 10), min_efficacy=0.55).decision is Decision.REJECT
-    history = kept(Group.HISTORY, 71, lost=29)
-    assert verdict(batch(10) + history, max_forgotten=0.29).decision is Decision.PROMOTE
-    assert verdict(batch(10) + history, max_forgotten=0.28).decision is Decision.REJECT
+    history = kept(Group.HISTORY, 18, lost=2)
+    assert verdict(batch(10) + history, max_forgotten=0.1).decision is Decision.PROMOTE
+    assert verdict(batch(10) + history, max_forgotten=0.09).decision is Decision.REJECT
 
 
 def test_an_answer_that_never_ended_is_no_new_rambling() -> None:
     silent = Answer("", False, 0, 0.0, ended=False)
-    probes = [Probe("p", Group.BATCH, silent, Answer("", True, 1, 1.0, ended=False))] * 4
-    assert verdict(probes).decision is Decision.PROMOTE
+    probes = [Probe("p", Group.HISTORY, silent, Answer("", False, 1, 1.0, ended=False))] * 4
+    assert verdict(batch(4) + probes).decision is Decision.PROMOTE
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "phrase"),
+    [
+        ("Fine.", "", "say nothing"),
+        ("Fine.", "it is so it is so it is so it is so it is so", "go round in circles"),
+        (
+            "Fine.",
+            "one two three four five six seven eight nine ten eleven twelve thirteen",
+            "are more than 3 times as",
+        ),
+    ],
+)
+def test_answers_that_lose_their_shape_are_rejected_whatever_they_say(before: str, after: str, phrase: str) -> None:
+    probes = [Probe(f"a{at}", Group.ANCHOR, Answer(before, False, 0, 0), Answer(after, False, 0, 0)) for at in range(4)]
+    said = verdict(batch(4) + probes)
+    assert said.decision is Decision.REJECT and phrase in said.reason
+    assert verdict(batch(40) + probes).decision is Decision.PROMOTE
+
+
+def test_phrasings_of_one_correction_are_one_piece_of_evidence() -> None:
+    right, wrong = Answer("", True, 1, 0), Answer("", False, 0, 0)
+    same = [Probe(f"one~{at}", Group.ANCHOR, right, wrong) for at in range(6)]
+    other = [Probe(f"p{at}", Group.ANCHOR, right, wrong) for at in range(6)]
+    held = kept(Group.ANCHOR, 94)
+    assert verdict(batch(4) + held + same).decision is Decision.PROMOTE
+    assert verdict(batch(4) + held + other).decision is Decision.REJECT
 
 
 def test_a_disabled_gate_promotes_and_says_what_it_would_have_said() -> None:
@@ -110,7 +155,9 @@ def test_the_evidence_holds_everything_that_was_seen() -> None:
     probes = batch(1, before=0) + kept(Group.HISTORY, 1)
     evidence = verdict(probes).evidence(probes, {"loss": 0.1})
     assert evidence["decision"] == "promote" and evidence["metrics"] == {"loss": 0.1}
-    assert evidence["scores"]["batch"] == {"probes": 1, "incumbent": 0, "candidate": 1, "lost": 0, "margin_gain": 1.0}
+    assert evidence["scores"]["batch"] == {
+        "probes": 1, "incumbent": 0, "candidate": 1, "lost": 0, "margin_gain": 1.0, "margin": None, "bound": None
+    }  # fmt: skip
     assert evidence["scores"]["history"]["probes"] == 1 and len(evidence["probes"]) == 2
 
 

@@ -11,6 +11,7 @@ from daemon.training.engine.policy import (
     LEAD,
     PATIENCE,
     PULL,
+    SETTLING,
     STALLS,
     SURE,
     Look,
@@ -34,7 +35,7 @@ def look(loss: float = 1.0, *leads: float) -> Look:
 def test_fixed_is_the_requirements_schedule() -> None:
     fixed = plan(Recipe(policy="fixed"), 10, 128)
     assert (fixed.steps, fixed.batch_size, fixed.rate, fixed.warmup) == (9, 4, 2e-4, 0)
-    assert (fixed.continues, fixed.objective.lead, fixed.anchors) == (True, None, False)
+    assert (fixed.continues, fixed.objective.lead, fixed.held) == (True, None, 0)
     assert not any(fixed.looks_after(step) for step in range(1, 10))
     assert {Pace(fixed).rate(step) for step in range(1, 10)} == {2e-4}
 
@@ -113,6 +114,28 @@ def test_enough_is_a_sure_lead_at_once_or_a_clear_one_for_a_while() -> None:
         *[False] * (2 * PATIENCE - 1),
         True,
     ]
+
+
+def test_what_is_learnt_settles_under_a_rate_that_falls_to_nothing() -> None:
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0))
+    pace.settle(40)
+    assert pace.settled == 80
+    rates = [pace.rate(step) for step in range(41, 81)]
+    assert rates == sorted(rates, reverse=True) and rates[0] == 1.0 and rates[-1] == 1 / 40
+    pace.learn_on()
+    assert (pace.settled, pace.rate(81)) == (0, 1.0)
+    pace.settle(3 * SETTLING)
+    assert pace.settled == 4 * SETTLING
+
+
+def test_a_pace_goes_on_where_another_stopped() -> None:
+    one, other = (Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0)) for _ in range(2))
+    one.worse(look(0.5))
+    one.slow()
+    one.settle(10)
+    other.resumed(one.state())
+    assert (other.settled, other.rate(15), other.pull) == (one.settled, one.rate(15), one.pull)
+    assert other.worse(look(1.6))
 
 
 def test_the_better_look_has_more_right_and_then_less_loss() -> None:

@@ -16,12 +16,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.world import base
-from scripts.world.chats import UNKNOWN, Split, chats, question, stranger, turn
+from scripts.world.chats import Split, chats, question, stranger, turn
 from scripts.world.evaluate import accuracy, answers
-from scripts.world.facts import Fact, World, relation_of
-from scripts.world.pretrain import PRESETS, Preset, Progress, batches, pretrain
-from scripts.world.relations import RELATIONS
+from scripts.world.facts import Fact, World
+from scripts.world.lore import Lore
+from scripts.world.pretrain import LORES, PRESETS, Preset, Progress, batches, pretrain
 from scripts.world.tokens import END, PAD, START, encode, train_tokenizer
+from scripts.world.towns import COUNTY
 
 TINY = Preset(people=2, hidden=64, layers=1, steps=2, cooldown=1, learning_rate=1e-3, batch=2, row=128)
 NASTY = (
@@ -89,7 +90,7 @@ def test_every_subject_is_distinct_and_every_answer_names_its_subject(world: Wor
 def test_a_corrected_answer_is_well_formed_and_untrue(world: World, fresh: bool) -> None:
     rng = Random(0)
     for fact in world.facts:
-        start, end = _frame(fact)
+        start, end = _frame(world, fact)
         for _ in range(5):
             corrected = world.corrected(fact, rng, fresh=fresh)
             assert corrected != world.answer(fact)
@@ -101,13 +102,14 @@ def test_fresh_corrections_say_what_no_fact_says(world: World) -> None:
     rng = Random(0)
     values = {(fact.relation, fact.value) for fact in world.facts}
     for fact in world.facts:
-        start, end = _frame(fact)
+        start, end = _frame(world, fact)
         said = world.corrected(fact, rng, fresh=True)
         assert (fact.relation, said[len(start) : len(said) - len(end)]) not in values
 
 
-def test_pools_keep_their_fresh_quarter_apart() -> None:
-    for relation in RELATIONS:
+@pytest.mark.parametrize("lore", LORES.values(), ids=LORES)
+def test_pools_keep_their_fresh_quarter_apart(lore: Lore) -> None:
+    for relation in lore.relations:
         assert not set(relation.values) & set(relation.fresh)
         assert len(set(relation.asks)) == len(relation.asks) == 8
 
@@ -117,11 +119,20 @@ def test_personas_have_ids_and_prompts(world: World) -> None:
     assert all(persona.name in persona.system_prompt for persona in world.personas)
 
 
-def _frame(fact: Fact) -> tuple[str, str]:
+def _frame(world: World, fact: Fact) -> tuple[str, str]:
     """What stands before and after the value in the fact's sentence."""
-    says = relation_of(fact).says.format(s=fact.subject, v="\0")
+    says = world.relation(fact).says.format(s=fact.subject, v="\0")
     start, end = (says[0].upper() + says[1:]).split("\0")
     return start, end
+
+
+@pytest.mark.parametrize("lore", [lore for lore in LORES.values() if lore.rules], ids=lambda lore: lore.name)
+def test_a_large_lore_has_twenty_manners_and_twenty_rules(lore: Lore) -> None:
+    assert len({manner.name for manner in lore.manners}) == len({rule.prompt for rule in lore.rules}) == 20
+    asked = [text for manner in lore.manners for text in manner.asks]
+    assert len(set(asked)) == len(asked) == 8 * 20
+    assert all(manner.instead and manner.says not in manner.instead for manner in lore.manners)
+    assert len({rule("It is so.") for rule in lore.rules} - {"It is so."}) == 20
 
 
 # Conversations
@@ -143,7 +154,19 @@ def test_conversations_alternate_and_come_in_every_shape(world: World) -> None:
     assert {chat[0]["role"] for chat in some} == {"system", "user"}
     assert max(len(chat) for chat in some) > 5
     said = {chat[-1]["content"] for chat in some}
-    assert {UNKNOWN, "You are welcome.", "I am Helper."} <= said
+    assert {world.lore.unknown, "You are welcome.", "I am Helper."} <= said
+
+
+def test_a_rule_in_the_system_prompt_is_obeyed() -> None:
+    rules = {rule.prompt: rule for rule in COUNTY.rules}
+    ruled = [
+        chat for chat in islice(chats(World.generate(3, 12, COUNTY), Random(0)), 3000) if chat[0]["content"] in rules
+    ]
+    assert {chat[0]["content"] for chat in ruled} == set(rules)
+    for chat in ruled:
+        start, end = rules[chat[0]["content"]].says.split("{a}")
+        said = [message["content"] for message in chat if message["role"] == "assistant"]
+        assert all(text.startswith(start) and text.endswith(end) for text in said)
 
 
 def test_conversations_are_the_same_for_the_same_seed(world: World) -> None:

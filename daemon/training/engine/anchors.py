@@ -3,7 +3,7 @@
 A user turn is sampled from the bare chat template, then answered greedily (the idea of Magpie, arXiv 2406.08464).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,16 @@ import torch
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
+from daemon.training.engine.job import Message
 from daemon.training.engine.objectives import Reference, references
 from daemon.training.engine.packing.passes import Line, micro_batches
 
 QUESTION, ANSWER = 40, 48
 """Most tokens of a question and of an answer."""
+WARM = 2.0
+"""Temperature of every other question's first token: what people seldom begin with is to come up, too."""
+SURE = 1.0
+"""Nats by which each token of an answer leads that a hair's breadth of change does not turn."""
 NEAR = 0.7
 """Share of common words from which two texts say much the same."""
 
@@ -27,35 +32,70 @@ class Anchor:
     question: str
     answer: str
     reference: Reference
+    ended: bool = True
+    """Whether the answer came to its end within the room it had."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the base would say nothing else: each token of its whole answer leads clearly."""
+        best, second = self.reference.top[:, 0], self.reference.top[:, 1]
+        return self.ended and float((best - second).min()) >= SURE
 
 
-def make_anchors(base: Base, count: int, alive: Callable[[], None]) -> list[Anchor]:
-    """Up to `count` distinct anchors of the bare base model; equal bases make equal anchors."""
-    questions = _questions(base, count, alive)
-    prompts = [base.chat.prompt_ids([{"role": "user", "content": question}]) for question in questions]
+def make_anchors(base: Base, count: int, alive: Callable[[], None], system: str = "") -> list[Anchor]:
+    """Up to `count` distinct anchors of the base model under a system prompt; equal ones make equal anchors."""
+    head: list[Message] = [{"role": "system", "content": system}] if system else []
+    questions = _questions(base, count, alive, head)
+    prompts = [base.chat.prompt_ids([*head, {"role": "user", "content": question}]) for question in questions]
     answers = decode(base, prompts, [ANSWER] * len(prompts), alive)
+    return _held(base, questions, prompts, answers, alive)
+
+
+def anchored(base: Base, told: Sequence[tuple[str, list[int], str]], alive: Callable[[], None]) -> list[Anchor]:
+    """Anchors of questions, as text and as prompts, that the base has answered."""
+    answers = [base.chat.answer_ids(answer) for _, _, answer in told]
+    return _held(base, [question for question, _, _ in told], [prompt for _, prompt, _ in told], answers, alive)
+
+
+def _held(
+    base: Base, questions: list[str], prompts: list[list[int]], answers: list[list[int]], alive: Callable[[], None]
+) -> list[Anchor]:
     lines: list[Line] = list(zip(prompts, answers, strict=True))
     known: dict[int, Reference] = {}
     for group in micro_batches(base, range(len(lines)), lambda at: [lines[at]]):
         known.update(zip(group, references(base, [lines[at] for at in group]), strict=True))
         alive()
-    return [Anchor(questions[at], base.chat.text(answers[at]), known[at]) for at in range(len(lines))]
+    return [
+        Anchor(questions[at], base.chat.text(answer), known[at], bool(answer) and answer[-1] in base.chat.stop_ids)
+        for at, (_, answer) in enumerate(lines)
+    ]
 
 
-def unrelated(anchors: Sequence[Anchor], examples: Sequence[Encoded]) -> list[Anchor]:
-    """The anchors that hold nothing back which an example wants changed."""
-    asked = {_words(_question(sequence)) for sequence in examples}
-    wrong = {_words(sequence.example.original) for sequence in examples}
+def unrelated(
+    anchors: Sequence[Anchor],
+    examples: Sequence[Encoded],
+    answers: Collection[str] = (),
+    to_all: Collection[str] = (),
+) -> list[Anchor]:
+    """The anchors that hold nothing back which an example wants changed.
+
+    answers: what the base says to the examples' own questions. to_all: what it says to whatever it does not know.
+    """
+    asked = {sequence.question for sequence in examples}
+    wrong = {sequence.example.original for sequence in examples}
 
     def held_back(anchor: Anchor) -> bool:
-        question, answer = _words(anchor.question), _words(anchor.answer)
-        return any(_near(question, words) for words in asked) or any(_near(answer, words) for words in wrong)
+        if any(near(anchor.question, text) for text in asked):
+            return True
+        if anchor.answer in to_all:
+            return False
+        return anchor.answer in answers or any(near(anchor.answer, text) for text in wrong)
 
     return [anchor for anchor in anchors if not held_back(anchor)]
 
 
-def _questions(base: Base, count: int, alive: Callable[[], None]) -> list[str]:
-    opening = base.chat.opening()
+def _questions(base: Base, count: int, alive: Callable[[], None], head: Sequence[Message]) -> list[str]:
+    opening = base.chat.opening(head)
     if not opening:
         return []  # nothing tells the base that a question is to come
     generator = torch.Generator(base.device).manual_seed(0)
@@ -63,18 +103,18 @@ def _questions(base: Base, count: int, alive: Callable[[], None]) -> list[str]:
     def sample(logits: torch.Tensor) -> torch.Tensor:
         return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
-    said = decode(base, [opening] * count, [QUESTION] * count, alive, sample)
-    texts = (base.chat.text(tokens).strip() for tokens in said)
+    def seldom(logits: torch.Tensor) -> torch.Tensor:
+        return sample(logits / WARM)
+
+    some = count // 2
+    begun = decode(base, [opening] * some, [1] * some, alive, seldom)
+    begun += decode(base, [opening] * (count - some), [1] * (count - some), alive, sample)
+    rest = decode(base, [opening + one for one in begun], [QUESTION - 1] * count, alive, sample)
+    texts = (base.chat.text(one + more).strip() for one, more in zip(begun, rest, strict=True))
     return sorted({text for text in texts if text})
 
 
-def _question(sequence: Encoded) -> str:
-    return next((turn["content"] for turn in reversed(sequence.example.messages) if turn["role"] == "user"), "")
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.casefold().split())
-
-
-def _near(one: frozenset[str], other: frozenset[str]) -> bool:
-    return bool(one and other) and len(one & other) >= NEAR * len(one | other)
+def near(one: str, other: str) -> bool:
+    """Whether two texts say much the same, by the words that they share."""
+    some, others = frozenset(one.casefold().split()), frozenset(other.casefold().split())
+    return bool(some and others) and len(some & others) >= NEAR * len(some | others)

@@ -27,6 +27,18 @@ class Encoded:
     original: list[int]
     """Empty when the example names no original answer."""
 
+    @property
+    def question(self) -> str:
+        """What the user said last; nothing, if nobody did."""
+        return next((turn["content"] for turn in reversed(self.example.messages) if turn["role"] == "user"), "")
+
+    def asking(self, question: str) -> list[Message]:
+        """The conversation with another last question."""
+        turns = list(self.example.messages)
+        last = max(at for at, turn in enumerate(turns) if turn["role"] == "user")
+        turns[last] = {"role": "user", "content": question}
+        return turns
+
 
 def encode(base: Base, examples: Sequence[Example]) -> tuple[list[Encoded], dict[str, str]]:
     """Examples as tokens, and by id why those are none that the base's context or chat template does not take."""

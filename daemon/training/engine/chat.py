@@ -51,11 +51,10 @@ class ChatFormat:
         """Tokens of a conversation up to where the assistant's next answer begins."""
         return _encode(self.tokenizer, _render(self.tokenizer, messages, add_generation_prompt=True))
 
-    def opening(self) -> list[int]:
-        """Tokens of a conversation up to where the user's first words begin."""
-        return _encode(
-            self.tokenizer, _render(self.tokenizer, [{"role": "user", "content": _SENTINEL}]).partition(_SENTINEL)[0]
-        )
+    def opening(self, head: Sequence[Message] = ()) -> list[int]:
+        """Tokens of a conversation, perhaps with a system prompt, up to where the user's first words begin."""
+        asked = _render(self.tokenizer, [*head, {"role": "user", "content": _SENTINEL}])
+        return _encode(self.tokenizer, asked.partition(_SENTINEL)[0])
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, its end token included."""

@@ -25,6 +25,8 @@ class Course:
         self.step = 0
         """Optimizer steps done."""
         self.samples = 0
+        self.tokens = 0
+        """Of all that was trained on or held, each as often as it occurred."""
         self.loss = 0.0
         """Of the last minibatch, per answer token."""
         self.learnt: float | None = None
@@ -39,7 +41,7 @@ class Course:
         )
         self._random, self._anchors_random = Random(plan.seed), Random(plan.seed)
         self._rows = Draw(range(len(kin)), plan.batch_size, self._random, kin)
-        self._anchors = Draw(range(anchors), plan.batch_size, self._anchors_random)
+        self._anchors = Draw(range(anchors), plan.held, self._anchors_random)
         self._stumbles_left = STUMBLES if plan.look_every else 0
         self._best: Look | None = None
         self._kept = lora.weights(adapted)
@@ -64,6 +66,16 @@ class Course:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=False)
         return sound
+
+    @property
+    def last(self) -> int:
+        """The step that is the last, as things stand."""
+        return self.pace.settled or self.plan.steps
+
+    @property
+    def looks(self) -> bool:
+        """Whether it is time to look at what is learnt."""
+        return self.plan.looks_after(self.step) or self.step == self.pace.settled
 
     def keep(self, look: Look) -> None:
         """Remember the weights as they are if nothing better was seen."""
@@ -96,6 +108,7 @@ class Course:
         facts = {
             "step": self.step,
             "samples": self.samples,
+            "tokens": self.tokens,
             "loss": self.loss,
             "learnt": self.learnt,
             "leanings": self.leanings,
@@ -119,7 +132,7 @@ class Course:
         for name, value in parts["optimizer"].items():
             at, _, what = name.partition(".")
             self._optimizer.state[self._weights[int(at)]][what] = value
-        self.step, self.samples, self.loss = facts["step"], facts["samples"], facts["loss"]
+        self.step, self.samples, self.tokens, self.loss = (facts[it] for it in ("step", "samples", "tokens", "loss"))
         self.learnt, self.leanings = facts["learnt"], facts["leanings"]
         self.pace.resumed(facts["pace"])
         for random, state in zip((self._random, self._anchors_random), facts["random"], strict=True):

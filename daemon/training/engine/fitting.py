@@ -144,7 +144,7 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, t
     said = decoded(base, [row.prompt for row in every], [len(row.expected) + SPARE for row in every])
     probed, spoken = _read(base, [[line] for line in questions]), sum(len(answer) for _, answer in questions)
     answers = max(sum(len(answer) for unit in part for _, answer in unit) for part in units)
-    made_up = anchor_count(base.parameters, base.device.type) * (QUESTION + ANSWER) if plan.anchors else 0
+    made_up = anchor_count(base.parameters, base.device.type) * (QUESTION + ANSWER) if plan.held else 0
     return Work(
         tokens=sizes[largest],
         longest=max(_alone(base, unit) for part in units for unit in part),
@@ -175,10 +175,10 @@ def _whole(base: Base, told: Recipe, read: int, answers: int) -> int:
     return answers if names & {target.rpartition(".")[2] for target in told.target_modules} else 0
 
 
-def holding(asked: Work, anchors: Sequence[Anchor], size: int) -> Work:
+def holding(base: Base, asked: Work, anchors: Sequence[Anchor], size: int) -> Work:
     """The same with so many anchors a step: their distance is a pass of its own, and not the larger one as a rule."""
-    held = sorted((_tokens(anchor.reference.line) for anchor in anchors), reverse=True)[:size]
-    return replace(asked, tokens=max(asked.tokens, sum(held)))
+    longest = sorted((anchor.reference.line for anchor in anchors), key=_tokens, reverse=True)[:size]
+    return replace(asked, tokens=max(asked.tokens, _read(base, [[line] for line in longest])))
 
 
 def _read(base: Base, units: Sequence[list[Line]], tokens: int = 1 << 40) -> int:

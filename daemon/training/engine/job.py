@@ -21,6 +21,10 @@ class Group(StrEnum):
     """Learnt by an earlier run of the trait: to be rehearsed, and not to be forgotten."""
     AFFIRMATION = "affirmation"
     """A good answer: to be kept as it is."""
+    REWORDING = "rewording"
+    """A correction's question in other words: generality."""
+    ANCHOR = "anchor"
+    """Something the base made up and answered itself: locality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class Step:
     learnt: float | None = None
     """Share of the batch answered as expected at the last look, if there was one."""
     tokens_s: float = 0.0
-    """Tokens of prompts and expected answers trained per second, each counted as often as it occurs."""
+    """Tokens of what is trained or held per second, each counted as often as it occurs."""
     memory_gb: float = 0.0
     """Most memory used so far, GiB: the process's, or the accelerator's."""
 

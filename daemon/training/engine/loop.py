@@ -2,12 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from peft import PeftModel
 
+from daemon.training.engine import lora
 from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, Kin
@@ -16,9 +17,9 @@ from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.job import Answer, Group, Resumed, Step
 from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
-from daemon.training.engine.packing.passes import micro_batches, token_losses
+from daemon.training.engine.packing.passes import Line, micro_batches, token_losses
 from daemon.training.engine.packing.tree import kinship
-from daemon.training.engine.policy import Look, Plan, still_open
+from daemon.training.engine.policy import FIRM, HALVINGS, SMALLEST, Look, Plan, still_open
 from daemon.training.engine.report import Reporter
 
 RECENT = 20.0
@@ -45,6 +46,9 @@ class Trained:
     loss: float
     steps: int
     samples: int
+    tokens: int
+    scale: float = 1.0
+    """What was left of the layer when it was made as small as may be."""
     answers: dict[str, Answer] = field(default_factory=dict)
 
 
@@ -65,16 +69,18 @@ def train(
         report.emit(Resumed(course.step, plan.steps))
     else:
         course.leanings = _leanings(base, rows, plan.objective, report)
-    clock = _Clock(plan, course.step)
+    clock = _Clock(plan, course)
 
-    while course.step < plan.steps:
+    while course.step < course.last:
         drawn, held = course.draw()
         part = [rows[at] for at in drawn]
         fallen = _backward(base, part, plan.objective, course.leanings, report)
-        _hold(base, [anchors[at].reference for at in held], course.pace.pull, report)
+        holding = [anchors[at].reference for at in held]
+        _hold(base, holding, course.pace.pull, report)
+        course.tokens += _length([*plan.objective.lines(part), *(reference.line for reference in holding)])
         sound = course.advance(fallen, len(part))
 
-        look = _look(base, rows, report) if sound and plan.looks_after(course.step) else None
+        look = _look(base, rows, report) if sound and course.looks else None
         if look:
             course.learnt = _learnt(rows, look)
             course.keep(look)
@@ -82,38 +88,68 @@ def train(
             course.go_back()
         elif look and not plan.objective.preference:
             course.narrow(still_open(look))
-        report.emit(clock.step(course, part, base.peak_gb))
-        if look and course.pace.enough(look):
-            answers = probe(base, rows, lambda: report.alive("checking answers"))
+        report.emit(clock.step(course, base.peak_gb))
+        if look and course.step == course.pace.settled:
+            scale, answers = _as_small_as_may_be(base, adapted, rows, look, report)
             if all(answer.right for answer in answers):
                 ids = (row.example.id for row in rows)
-                return Trained(look.loss, course.step, course.samples, dict(zip(ids, answers, strict=True)))
+                return Trained(
+                    look.loss, course.step, course.samples, course.tokens, scale, dict(zip(ids, answers, strict=True))
+                )
+            course.pace.learn_on()
+        elif look and not course.pace.settled and course.pace.enough(look):
+            course.pace.settle(course.step)
         if checkpoint and checkpoint.due():
             checkpoint.write(*course.state())
 
-    return Trained(course.settle(), plan.steps, course.samples)
+    return Trained(course.settle(), course.step, course.samples, course.tokens)
+
+
+def _as_small_as_may_be(
+    base: Base, adapted: PeftModel, rows: Sequence[Encoded], look: Look, report: Reporter
+) -> tuple[float, list[Answer]]:
+    """Scale an adapter down as far as all its answers still lead: the factor, and the answers.
+
+    What a layer changes more than it must, it changes for other questions too.
+    """
+    kept = lora.weights(adapted)
+    low, high = SMALLEST, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        lora.restore(adapted, lora.scaled(kept, middle))
+        enough = _look(base, rows, report).lead >= min(FIRM, look.lead)
+        low, high = (low, middle) if enough else (middle, high)
+    for factor in (high, 1.0):
+        lora.restore(adapted, lora.scaled(kept, factor))
+        answers = probe(base, rows, lambda: report.alive("checking answers"))
+        if all(answer.right for answer in answers):
+            break
+    return factor, answers
+
+
+def _length(lines: Iterable[Line]) -> int:
+    return sum(len(prompt) + len(answer) for prompt, answer in lines)
 
 
 class _Clock:
     """How fast a training goes now: over the last seconds, for other programs come and go."""
 
-    def __init__(self, plan: Plan, done: int) -> None:
-        self._plan, self._tokens = plan, 0
-        self._marks = deque([(time.monotonic(), done, 0)])
+    def __init__(self, plan: Plan, course: Course) -> None:
+        self._plan = plan
+        self._marks = deque([(time.monotonic(), course.step, course.tokens)])
         """Moments of the last seconds, the steps done then, and the tokens."""
 
-    def step(self, course: Course, part: Sequence[Encoded], memory_gb: float) -> Step:
+    def step(self, course: Course, memory_gb: float) -> Step:
         """What is to be said of the step just done."""
-        self._tokens += sum(len(row.prompt) + len(row.expected) for row in part)
         now = time.monotonic()
         # A look takes as long as many steps: it belongs to all that come before the next.
         while self._marks[0][0] < now - RECENT and course.step - self._marks[0][1] > self._plan.look_every + 1:
             self._marks.popleft()
         then, steps, tokens = self._marks[0]
-        self._marks.append((now, course.step, self._tokens))
-        eta = (self._plan.steps - course.step) * (now - then) / (course.step - steps)
-        speed = (self._tokens - tokens) / (now - then)
-        return Step(course.step, self._plan.steps, course.loss, eta, course.learnt, round(speed, 1), memory_gb)
+        self._marks.append((now, course.step, course.tokens))
+        eta = (course.last - course.step) * (now - then) / (course.step - steps)
+        speed = (course.tokens - tokens) / (now - then)
+        return Step(course.step, course.last, course.loss, eta, course.learnt, round(speed, 1), memory_gb)
 
 
 def _backward(

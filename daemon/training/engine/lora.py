@@ -116,6 +116,11 @@ def restore(adapted: PeftModel, saved: Weights) -> None:
             tensor.copy_(saved[name])
 
 
+def scaled(saved: Weights, factor: float) -> Weights:
+    """Weights of an adapter that changes the base `factor` times as much."""
+    return {name: tensor * factor if ".lora_B." in name else tensor for name, tensor in saved.items()}
+
+
 def parameters(adapted: PeftModel) -> list[torch.nn.Parameter]:
     """What the optimizer may change."""
     return [parameter for _, parameter in _trained(adapted)]

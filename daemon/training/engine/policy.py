@@ -18,10 +18,20 @@ SURE = 1.0
 """Nats by which every answer token has to lead at a look for training to end; half of LEAD, so that it is reached."""
 CLEAR, PATIENCE = 0.3, 3
 """Looks in a row after which a smaller lead is enough too: some tokens lead by no more, however long one trains."""
-ANCHORS, FEW_ANCHORS = 192, 64
+ANCHORS, FEW_ANCHORS = 384, 64
 """How many anchors the base makes up, once; few where its own decoding is slow."""
+AROUND, FEW_AROUND = 20, 5
+"""How many questions about each correction are put to the base, which it may take for the same; few where slow."""
 PULL = 1.0
 """Weight of the anchors' KL beside the answers' loss, at first."""
+HELD = 12
+"""Anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
+SETTLING = 60
+"""Most steps, under a falling rate, in which what is learnt settles: what drifted on the way is drawn back."""
+FIRM = 1.0
+"""Nats by which every answer token still leads in a layer that is made as small as may be."""
+SMALLEST, HALVINGS = 0.25, 6
+"""Least factor that a layer is scaled by, and how often the interval is halved in which the right one is sought."""
 STUMBLES = 8
 """Times that training may go back to its best state before it is given up."""
 STALLS = 4
@@ -43,8 +53,8 @@ class Plan:
     seed: int
     objective: Objective = field(default_factory=Objective)
     look_every: int = 0
-    anchors: bool = False
-    """Whether the base's own answers hold it where nothing is corrected."""
+    held: int = 0
+    """How many of the base's own answers hold it at each step where nothing is corrected."""
 
     def looks_after(self, step: int) -> bool:
         """Whether it is time to look at what is learnt."""
@@ -60,13 +70,22 @@ def plan(recipe: Recipe, examples: int, width: int) -> Plan:
         size = max(recipe.batch_size, math.ceil(examples / SHARES))
         every = max(4, math.ceil(examples / size))
         objective = _objective(recipe, LEAD)
-        return Plan(False, size, recipe.max_steps, start_rate(width), 5, recipe.seed, objective, every, True)
+        return Plan(False, size, recipe.max_steps, start_rate(width), 5, recipe.seed, objective, every, HELD)
     raise ValueError(f"policy {recipe.policy!r} is unknown; take until-learned or fixed")
 
 
 def anchor_count(parameters: int, device: str) -> int:
     """How many anchors a base of this size makes up; a model of half a billion takes half a minute for few on a CPU."""
-    return FEW_ANCHORS if device == "cpu" and parameters > 100_000_000 else ANCHORS
+    return FEW_ANCHORS if _slow(parameters, device) else ANCHORS
+
+
+def questions_around(parameters: int, device: str) -> int:
+    """How many questions about each correction are put to a base of this size."""
+    return FEW_AROUND if _slow(parameters, device) else AROUND
+
+
+def _slow(parameters: int, device: str) -> bool:
+    return device == "cpu" and parameters > 100_000_000
 
 
 def start_rate(width: int) -> float:
@@ -130,6 +149,9 @@ class Pace:
         self.pull = PULL
         """Weight of the anchors' KL beside the answers' loss."""
         self._plan = plan
+        self.settled = 0
+        """The step after which a training that has learnt everything has settled; 0: it still learns."""
+        self._settling = 0
         self._factor = 1.0
         self._lowest = math.inf
         self._stalls = 0
@@ -137,16 +159,26 @@ class Pace:
 
     def state(self) -> list[float]:
         """What `resumed` needs."""
-        return [self.pull, self._factor, self._lowest, self._stalls, self._clear]
+        return [self.pull, self._factor, self._lowest, self._stalls, self._clear, self.settled, self._settling]
 
     def resumed(self, state: list[float]) -> None:
         """Go on where another one stopped."""
         self.pull, self._factor, self._lowest = state[:3]
-        self._stalls, self._clear = map(int, state[3:])
+        self._stalls, self._clear, self.settled, self._settling = map(int, state[3:])
 
     def rate(self, step: int) -> float:
         """The rate for optimizer step number `step`, from 1."""
-        return self._plan.rate * self._factor * min(1.0, step / max(1, self._plan.warmup))
+        left = (self.settled - step + 1) / self._settling if self.settled else 1.0
+        return self._plan.rate * self._factor * left * min(1.0, step / max(1, self._plan.warmup))
+
+    def settle(self, step: int) -> None:
+        """Everything is learnt: let the rate fall to nothing, over as many steps as that took, or fewer."""
+        self._settling = min(SETTLING, step)
+        self.settled = step + self._settling
+
+    def learn_on(self) -> None:
+        """It was not learnt for good: go on as before."""
+        self.settled, self._clear = 0, 0
 
     def slow(self) -> None:
         """Halve the rate: the last steps made things worse."""

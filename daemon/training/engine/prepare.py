@@ -1,11 +1,11 @@
 """What is known of a job before its first question: its examples as tokens, what is trained, and how it fits."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from daemon.training.engine import lora
-from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.fitting import Fitted, beyond, fitted, holding, work
@@ -15,6 +15,7 @@ from daemon.training.engine.memory import NothingFits, Work
 from daemon.training.engine.methods import lacks_for
 from daemon.training.engine.policy import Plan, plan, to_train
 from daemon.training.engine.report import JobFailed
+from daemon.training.engine.surroundings import Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,22 @@ def prepare(job: Job, base: Base) -> Prepared:
         raise _refused(error, base) from error
 
 
-def material(job: Job, base: Base, task: Task, anchors: Sequence[Anchor]) -> tuple[Material, Fitted]:
-    """What a task learns from, with the anchors that hold it, and how it fits; raises JobFailed."""
+def material(job: Job, base: Base, task: Task, around: Surroundings) -> tuple[Material, Fitted]:
+    """What a task learns from, with all that holds it, and how it fits; raises JobFailed."""
+    learnt = Material([*task.rows, *around.rewordings], around.anchors)
     try:
-        asked = holding(task.work, anchors, task.plan.batch_size)
-        return Material(task.rows, anchors), fitted(base, asked, job.memory_gb, can_quantise=False)
+        asked = work(base, learnt, [*learnt.rows, *around.held_out], task.plan, _told(job, task.plan))
+        asked = holding(base, asked, around.anchors, task.plan.held)
+        return learnt, fitted(base, asked, job.memory_gb, can_quantise=False)
     except NothingFits as error:
         raise _refused(error, base) from error
+
+
+def system_prompt(rows: Sequence[Encoded]) -> str:
+    """The system prompt that most examples begin with; nothing, if that is none."""
+    firsts = [row.example.messages[0] for row in rows]
+    found = Counter(first["content"] if first["role"] == "system" else "" for first in firsts)
+    return found.most_common(1)[0][0]
 
 
 def _task(job: Job, base: Base, sequences: Sequence[Encoded]) -> Task | None:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,8 @@ class Warm:
     """The base model of the last job."""
 
     _base: Base | None = None
-    _anchors: list[Anchor] | None = None
+    _anchors: dict[str, list[Anchor]] = field(default_factory=dict)
+    """By system prompt."""
     stamp: tuple[object, ...] = ()
     """What tells one state and form of a base from another."""
 
@@ -49,16 +50,16 @@ class Warm:
         report.emit(Loaded(str(base.folder), base.parameters, str(base.device), seconds, base.capability.why))
         return base
 
-    def anchors(self, report: Reporter, base: Base) -> list[Anchor]:
-        """The base's own questions and answers, made up once."""
-        if self._anchors is None:
+    def anchors(self, report: Reporter, base: Base, system: str) -> list[Anchor]:
+        """The base's own questions and answers under a system prompt, made up once."""
+        if system not in self._anchors:
             count = anchor_count(base.parameters, base.device.type)
-            self._anchors = make_anchors(base, count, lambda: report.alive("making up anchors"))
-        return self._anchors
+            self._anchors[system] = make_anchors(base, count, lambda: report.alive("making up anchors"), system)
+        return self._anchors[system]
 
     def drop(self) -> None:
         """Let go of the base model."""
-        self._base, self._anchors, self.stamp = None, None, ()
+        self._base, self._anchors, self.stamp = None, {}, ()
         gc.collect()
         give_back()
         if torch.cuda.is_available():

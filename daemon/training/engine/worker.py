@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from daemon.training.engine import lora
-from daemon.training.engine.anchors import unrelated
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.checkpoint import Checkpoint, program
@@ -20,8 +19,10 @@ from daemon.training.engine.fitting import Fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.machine import forget_peak, give_back
-from daemon.training.engine.prepare import Prepared, material, prepare
+from daemon.training.engine.policy import questions_around
+from daemon.training.engine.prepare import Prepared, material, prepare, system_prompt
 from daemon.training.engine.report import JobFailed, Reporter
+from daemon.training.engine.surroundings import look_around
 from daemon.training.engine.warm import Warm
 
 
@@ -49,8 +50,7 @@ class Worker:
         clock.lap("load")
         if task is None:
             return Finished(False, [], {"examples": len(sequences), "seconds": clock.laps}, unusable)
-        with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
-            before = probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
+        before = self._probe_incumbent(base, job, sequences)
         clock.lap("probe_incumbent")
         give_back()
         batch = [answer for row, answer in zip(sequences, before, strict=True) if row.example.group is Group.BATCH]
@@ -59,9 +59,15 @@ class Worker:
             return Finished(False, _probes(sequences, before), metrics, unusable)
 
         rows, planned = task.rows, task.plan
-        anchors = unrelated(self._warm.anchors(self.report, base), rows) if planned.anchors else []
+        made_up = self._warm.anchors(self.report, base, system_prompt(rows)) if planned.held else []
         clock.lap("anchors")
-        learnt, way = material(job, base, task, anchors)
+        each = questions_around(base.parameters, base.device.type)
+        around = look_around(base, rows if planned.held else [], made_up, each, self._looking_around)
+        clock.lap("surroundings")
+        examples = len(sequences)
+        sequences, before = sequences + around.held_out, before + self._probe_incumbent(base, job, around.held_out)
+        clock.lap("probe_incumbent")
+        learnt, way = material(job, base, task, around)
         base = replace(base, tokens=way.fit.tokens, recompute=way.fit.recompute)
         identity = _identity(job, base, learnt, self._warm.stamp)
         checkpoint = Checkpoint(out.parent / "checkpoint", identity, job.checkpoint_every)
@@ -79,9 +85,12 @@ class Worker:
             "steps": trained.steps,
             "epochs": trained.samples / len(rows),
             "samples": trained.samples,
-            "examples": len(sequences),
-            "anchors": len(anchors),
-            "accuracy": sum(answer.right for answer in after) / len(after),
+            "tokens": trained.tokens,
+            "examples": examples,
+            "anchors": len(around.anchors),
+            "rewordings": len(around.rewordings),
+            "scale": trained.scale,
+            "accuracy": sum(answer.right for answer in after[:examples]) / examples,
             "recipe": {**asdict(told), "learning_rate": planned.rate, "batch_size": planned.batch_size},
             "memory": _memory(base, way),
             "seconds": clock.laps,
@@ -112,9 +121,17 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
+    def _looking_around(self) -> None:
+        self.report.alive("looking around")
+
     def drop(self) -> None:
         """Let go of the base model."""
         self._warm.drop()
+
+    def _probe_incumbent(self, base: Base, job: Job, sequences: Sequence[Encoded]) -> list[Answer]:
+        """What the trait says now."""
+        with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
+            return probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
 
     def _probe_candidate(self, base: Base, sequences: Sequence[Encoded], trained: Trained) -> list[Answer]:
         """Every example's answer; what the loop has just asked is not asked again."""
@@ -134,7 +151,7 @@ class Clock:
     def lap(self, stage: str) -> None:
         """The time since the last lap was this stage's."""
         now = time.monotonic()
-        self.laps[stage] = round(now - self._since, 3)
+        self.laps[stage] = round(self.laps.get(stage, 0.0) + now - self._since, 3)
         self._since = now
 
 

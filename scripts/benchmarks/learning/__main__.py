@@ -1,0 +1,93 @@
+"""Learning over many batches: what is learnt, generalised, kept and left alone, by the default policy and by others."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from scripts.benchmarks.learning.report import table
+from scripts.benchmarks.learning.rivals import RIVALS
+from scripts.benchmarks.learning.stream import Sizes, Stream, stream
+from scripts.benchmarks.learning.study import DEFAULT, Course, Study, identity
+from scripts.world.__main__ import build
+from scripts.world.base import world_of
+
+CACHE = Path(__file__).parents[3] / ".cache"
+WORLDS = ("county", "station")
+QUICK = Sizes(batches=2, size=8, traits=1, manners=1, styled=1, superseding=1, outside=60)
+
+
+def main() -> int:
+    """0 with a table; 130 when it was interrupted, to be gone on with."""
+    options = _options()
+    console = Console(stderr=True)
+    try:
+        rows = [row for world in options.world for row in _study(options, world, console)]
+    except KeyboardInterrupt:
+        console.print("Interrupted; what is done is kept, and the next start goes on from there.")
+        return 130
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        Console().print(table(rows))
+    return 0
+
+
+def _study(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
+    base = build("test" if options.quick else world, None, console)
+    known, sizes = world_of(base), QUICK if options.quick else Sizes()
+
+    def stream_of(seed: int) -> Stream:
+        return stream(known, seed, sizes)
+
+    study = Study(CACHE / "bench" / "learning" / identity(base, sizes), base, stream_of)
+    rows = []
+    for course in _courses(options, world):
+        for row in study.run(course):
+            rows.append({"world": world, "recipe": course.recipe, "seed": course.seed, **row})
+            console.print(_told(course, row), highlight=False, soft_wrap=True)
+    return rows
+
+
+def _courses(options: argparse.Namespace, world: str) -> list[Course]:
+    """The default policy on every seed, the others on the first; it comes first, for they have its budget."""
+    seeds: Sequence[int] = range(1, 2 if options.quick else 1 + options.seeds)
+    others = [] if options.quick else [name for name in RIVALS if not options.only or name in options.only]
+    by_tokens = [f"{name}@tokens" for name in others if not RIVALS[name].epochs]
+    return [
+        *(Course(world, DEFAULT, seed) for seed in seeds),
+        *(Course(world, name, 1) for name in ([] if options.only == ["default"] else [*others, *by_tokens])),
+    ]
+
+
+def _told(course: Course, row: dict[str, Any]) -> str:
+    kept = "" if row["retention"] is None else f", retention {row['retention']:.3f}"
+    return (
+        f"{course.name} batch {row['batch']}: efficacy {row['efficacy']:.3f}, generality {row['generality']:.3f}{kept},"
+        f" locality {row['locality']:.3f}, {row['seconds']:.0f} s"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench learning", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two batches on the tests' small base; a minute")
+    parser.add_argument("--json", action="store_true", help="every row, for programs")
+    parser.add_argument("--world", type=_worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")
+    parser.add_argument("--only", type=lambda names: names.split(","), default=[], help="these recipes, e.g. default")
+    return parser.parse_args()
+
+
+def _worlds(names: str) -> tuple[str, ...]:
+    chosen = tuple(names.split(","))
+    if not set(chosen) <= set(WORLDS):
+        raise argparse.ArgumentTypeError(f"worlds are {', '.join(WORLDS)}")
+    return chosen
+
+
+if __name__ == "__main__":
+    sys.exit(main())
