@@ -153,7 +153,7 @@ class Gate(Section):
     """Margin of what was learnt before: the share that may be lost, 0 to 1."""
     max_affirmations_lost: float = Field(0.0, ge=0, le=1)
     """Margin of the affirmed answers: the share that may change, 0 to 1."""
-    max_drifted: float = Field(0.1, ge=0, le=1)
+    max_drifted: float = Field(0.25, ge=0, le=1)
     """Margin of answers that no correction is about: the share that may change, 0 to 1."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """How sure a margin must be kept, 0.5 to 1; of fewer than 3 / margin questions, what is seen to be lost counts."""

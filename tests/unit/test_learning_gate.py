@@ -32,7 +32,7 @@ def kept(group: Group, held: int, lost: int = 0, never: int = 0) -> list[Probe]:
 
 
 def verdict(probes: list[Probe], trained: bool = True, **gate: Any) -> Verdict:
-    return judge(probes, Gate(**gate), trained=trained)
+    return judge(probes, Gate(**{"max_drifted": 0.1, **gate}), trained=trained)
 
 
 @pytest.mark.parametrize(
