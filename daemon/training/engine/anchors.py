@@ -66,7 +66,7 @@ def _held(
         known.update(zip(group, references(base, [lines[at] for at in group]), strict=True))
         alive()
     return [
-        Anchor(questions[at], base.chat.text(answer), known[at], bool(answer) and answer[-1] in base.chat.stop_ids)
+        Anchor(questions[at], base.chat.text(answer), known[at], base.chat.ended(answer))
         for at, (_, answer) in enumerate(lines)
     ]
 
@@ -81,15 +81,16 @@ def unrelated(
 
     answers: what the base says to the examples' own questions. to_all: what it says to whatever it does not know.
     """
-    asked = {sequence.question for sequence in examples}
-    wrong = {sequence.example.original for sequence in examples}
+    asked = {_words(sequence.question) for sequence in examples}
+    wrong = {_words(sequence.example.original) for sequence in examples}
 
     def held_back(anchor: Anchor) -> bool:
-        if any(near(anchor.question, text) for text in asked):
+        question, answer = _words(anchor.question), _words(anchor.answer)
+        if any(_near(question, words) for words in asked):
             return True
         if anchor.answer in to_all:
             return False
-        return anchor.answer in answers or any(near(anchor.answer, text) for text in wrong)
+        return anchor.answer in answers or any(_near(answer, words) for words in wrong)
 
     return [anchor for anchor in anchors if not held_back(anchor)]
 
@@ -116,5 +117,12 @@ def _questions(base: Base, count: int, alive: Callable[[], None], head: Sequence
 
 def near(one: str, other: str) -> bool:
     """Whether two texts say much the same, by the words that they share."""
-    some, others = frozenset(one.casefold().split()), frozenset(other.casefold().split())
-    return bool(some and others) and len(some & others) >= NEAR * len(some | others)
+    return _near(_words(one), _words(other))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.casefold().split())
+
+
+def _near(one: frozenset[str], other: frozenset[str]) -> bool:
+    return bool(one and other) and len(one & other) >= NEAR * len(one | other)

@@ -60,6 +60,10 @@ class ChatFormat:
         """Tokens of an answer, its end token included."""
         return [*_encode(self.tokenizer, answer), self.end_id]
 
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether answer tokens end their turn."""
+        return bool(ids) and ids[-1] in self.stop_ids
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer tokens, control tokens left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)  # type: ignore[assignment]

@@ -81,7 +81,7 @@ def _free_running(
     The expected answer is the draft of speculative decoding (arXiv 2211.17192), which changes no greedy answer.
     """
     said = [_turn(base, row.expected[:count]) for row, count in zip(rows, agreed, strict=True)]
-    departed = [(row, answer) for row, answer in zip(rows, said, strict=True) if not _ended(base, answer)]
+    departed = [(row, answer) for row, answer in zip(rows, said, strict=True) if not base.chat.ended(answer)]
     prompts = [row.prompt + answer for row, answer in departed]
     rooms = [min(len(row.expected) + SPARE, base.context - len(row.prompt)) - len(answer) for row, answer in departed]
     for (_, answer), rest in zip(departed, decode(base, prompts, rooms, alive), strict=True):
@@ -95,12 +95,8 @@ def _turn(base: Base, tokens: list[int]) -> list[int]:
     return tokens[: next(ends, len(tokens))]
 
 
-def _ended(base: Base, said: list[int]) -> bool:
-    return bool(said) and said[-1] in base.chat.stop_ids
-
-
 def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> Answer:
-    ended = _ended(base, said)
+    ended = base.chat.ended(said)
     text = base.chat.text(said[:-1] if ended else said)
     right = ended and same_text(text, sequence.example.expected)
     match = 1.0 if right else _agreement(said, sequence.expected)

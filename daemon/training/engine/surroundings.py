@@ -48,7 +48,7 @@ def look_around(
     asked = known[: len(rows)]
     found = _candidates(asked, known, each)
     plain = {text: at for at, one in enumerate(asked) for text in plainer(one.question) if text not in found}
-    nothing = dict.fromkeys(nonsense(known, NONSENSE), 0) if rows else {}
+    nothing = dict.fromkeys(nonsense(known, NONSENSE), 0)
 
     to_all = frozenset(answer for _, _, answer in _asked(base, rows, nothing, alive))
     meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
@@ -144,4 +144,4 @@ def _as_asked(number: int, anchor: Anchor) -> Encoded:
 def _answers(base: Base, prompts: Sequence[list[int]], alive: Callable[[], None]) -> list[str]:
     """What the base says to each prompt; nothing where it does not come to an end."""
     said = decode(base, prompts, [ANSWER] * len(prompts), alive)
-    return [base.chat.text(ids[:-1]).strip() if ids and ids[-1] in base.chat.stop_ids else "" for ids in said]
+    return [base.chat.text(ids[:-1]).strip() if base.chat.ended(ids) else "" for ids in said]

@@ -7,7 +7,7 @@ that are a frame, which asks the same of whatever is put there.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 
 _WORD = re.compile(r"\w+")
@@ -25,6 +25,12 @@ class Asked:
     answer: str
     start: int = 0
     end: int = 0
+    said: frozenset[str] = field(init=False)
+    """The words of the answer that are not what the question is about."""
+
+    def __post_init__(self) -> None:
+        # Each is compared with all others.
+        object.__setattr__(self, "said", frozenset(words(self.answer)) - frozenset(words(self.about)))
 
     @property
     def about(self) -> str:
@@ -34,11 +40,6 @@ class Asked:
     def of(self, about: str) -> str:
         """The same question about something else."""
         return self.question[: self.start] + about + self.question[self.end :]
-
-    @property
-    def said(self) -> frozenset[str]:
-        """The words of the answer that are not what the question is about."""
-        return frozenset(words(self.answer)) - frozenset(words(self.about))
 
 
 def words(text: str) -> list[str]:
@@ -76,7 +77,7 @@ def _read(question: str, answer: str, rarity: Mapping[str, float]) -> Asked:
     """The rarest run of words that the answer repeats; common words in it count against it."""
     found = list(_WORD.finditer(question))
     told = words(answer)
-    best, most = Asked(question, answer), 0.0
+    best, most = (0, 0), 0.0
     for first in range(len(found)):
         for last in range(first, min(first + _LONGEST, len(found))):
             run = [match.group().casefold() for match in found[first : last + 1]]
@@ -84,8 +85,8 @@ def _read(question: str, answer: str, rarity: Mapping[str, float]) -> Asked:
                 break
             rare = sum(rarity[word] for word in run)
             if rare > most:
-                best, most = Asked(question, answer, found[first].start(), found[last].end()), rare
-    return best
+                best, most = (found[first].start(), found[last].end()), rare
+    return Asked(question, answer, *best)
 
 
 def _within(run: Sequence[str], told: Sequence[str]) -> bool:

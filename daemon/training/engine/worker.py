@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from daemon.training.engine import lora
+from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.checkpoint import Checkpoint, program
@@ -22,7 +23,7 @@ from daemon.training.engine.machine import forget_peak, give_back
 from daemon.training.engine.policy import questions_around
 from daemon.training.engine.prepare import Prepared, material, prepare, system_prompt
 from daemon.training.engine.report import JobFailed, Reporter
-from daemon.training.engine.surroundings import look_around
+from daemon.training.engine.surroundings import Surroundings, look_around
 from daemon.training.engine.warm import Warm
 
 
@@ -61,8 +62,7 @@ class Worker:
         rows, planned = task.rows, task.plan
         made_up = self._warm.anchors(self.report, base, system_prompt(rows)) if planned.held else []
         clock.lap("anchors")
-        each = questions_around(base.parameters, base.device.type)
-        around = look_around(base, rows if planned.held else [], made_up, each, self._looking_around)
+        around = self._look_around(base, rows, made_up) if planned.held else Surroundings([], [], [])
         clock.lap("surroundings")
         examples = len(sequences)
         sequences, before = sequences + around.held_out, before + self._probe_incumbent(base, job, around.held_out)
@@ -121,8 +121,10 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
-    def _looking_around(self) -> None:
-        self.report.alive("looking around")
+    def _look_around(self, base: Base, rows: Sequence[Encoded], made_up: Sequence[Anchor]) -> Surroundings:
+        """What lies around what is to be trained."""
+        each = questions_around(base.parameters, base.device.type)
+        return look_around(base, rows, made_up, each, lambda: self.report.alive("looking around"))
 
     def drop(self) -> None:
         """Let go of the base model."""

@@ -78,7 +78,7 @@ def answers(base: Base, stream: Stream, layer: str | None, asked: Sequence[str])
     prompts = [base.chat.prompt_ids([*system, {"role": "user", "content": text}]) for text in asked]
     with lora.loaded(base, layer) if layer else nullcontext():
         said = decode(base, prompts, [ROOM] * len(prompts), lambda: None)
-    return [base.chat.text(ids[:-1]) if ids and ids[-1] in base.chat.stop_ids else None for ids in said]
+    return [base.chat.text(ids[:-1]) if base.chat.ended(ids) else None for ids in said]
 
 
 def share(right: Sequence[bool]) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 from daemon.config.sections import Gate
 from daemon.domain import Correction, Kind, TraitKey
 from daemon.learning import dataset, gate
-from daemon.training.engine.anchors import make_anchors
+from daemon.training.engine.anchors import Anchor, make_anchors
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Job, Recipe
 from daemon.training.engine.report import Reporter
@@ -48,6 +48,8 @@ class Study:
     def __init__(self, folder: Path, base_folder: Path, stream_of: Callable[[int], Stream]) -> None:
         self._folder, self._base_folder, self._stream_of = folder, base_folder, stream_of
         self._worker = Worker(Reporter(io.StringIO()))
+        self._made_up: dict[str, list[Anchor]] = {}
+        """By system prompt, what rivals are held by."""
 
     @property
     def base(self) -> Base:
@@ -109,7 +111,8 @@ class Study:
             )
             return self._by_default(job, out)
         name, _, by = course.recipe.partition("@")
-        given = Given(self.base, examples, self._made_up(stream), layers.get(batch.trait), out / "layer", course.seed)
+        made_up = self._anchors(stream.system_prompt) if RIVALS[name].anchors else []
+        given = Given(self.base, examples, made_up, layers.get(batch.trait), out / "layer", course.seed)
         spent = train(RIVALS[name], given, self._budget(course, batch, by))
         return asdict(spent)
 
@@ -129,8 +132,10 @@ class Study:
         row = json.loads(file.read_text().splitlines()[batch.number - 1])
         return Budget(tokens=row["tokens"]) if by == "tokens" else Budget(steps=row["steps"])
 
-    def _made_up(self, stream: Stream) -> list[Any]:
-        return make_anchors(self.base, ANCHORS, lambda: None, stream.system_prompt)
+    def _anchors(self, system_prompt: str) -> list[Anchor]:
+        if system_prompt not in self._made_up:
+            self._made_up[system_prompt] = make_anchors(self.base, ANCHORS, lambda: None, system_prompt)
+        return self._made_up[system_prompt]
 
 
 def identity(base: Path, sizes: Sizes) -> str:
