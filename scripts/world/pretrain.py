@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -28,6 +28,8 @@ from scripts.world.tokens import encode, train_tokenizer
 from scripts.world.towns import COUNTY, TOWNS
 
 CONTEXT = 2048
+ASKED = 0.1
+"""How much a token of a question counts beside one of an answer."""
 LORES = {lore.name: lore for lore in (TOWNS, COUNTY, STATION)}
 
 
@@ -49,8 +51,6 @@ class Preset:
     seed: int = 7
     lore: str = "towns"
     family: str = "llama"
-    asked: float = 0.1
-    """How much a token of a question counts beside one of an answer: none, and the model makes up no questions."""
 
     @property
     def world(self) -> World:
@@ -58,26 +58,12 @@ class Preset:
         return World.generate(self.seed, self.people, LORES[self.lore])
 
 
+COUNTY_PRESET = Preset(180, 256, 4, 2400, 400, 2e-3, batch=16, row=192, every=100, goal=0.97, lore="county")
 PRESETS = {
     "test": Preset(people=8, hidden=128, layers=4, steps=240, cooldown=60, learning_rate=4e-3),
     "demo": Preset(people=30, hidden=192, layers=4, steps=420, cooldown=120, learning_rate=3e-3, every=40),
-    "county": Preset(180, 256, 4, 2400, 400, 2e-3, batch=16, row=192, every=100, goal=0.97, lore="county"),
-    "station": Preset(
-        120,
-        192,
-        6,
-        2400,
-        400,
-        2e-3,
-        batch=16,
-        row=192,
-        every=100,
-        goal=0.97,
-        seed=5,
-        lore="station",
-        family="qwen3",
-        asked=0.0,
-    ),
+    "county": COUNTY_PRESET,
+    "station": replace(COUNTY_PRESET, people=120, hidden=192, layers=6, seed=5, lore="station", family="qwen3"),
 }
 
 
@@ -191,9 +177,7 @@ def batches(
             while True:
                 while len(pending) < 8:
                     ids, said = encode(tokenizer, next(source))
-                    pending.append(
-                        (ids[: preset.row], [1.0 if answer else preset.asked for answer in said[: preset.row]])
-                    )
+                    pending.append((ids[: preset.row], [1.0 if answer else ASKED for answer in said[: preset.row]]))
                 fits = next((i for i, (ids, _) in enumerate(pending) if at + len(ids) <= preset.row), None)
                 if fits is None:
                     break
