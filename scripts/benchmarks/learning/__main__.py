@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from scripts.benchmarks.learning.report import table
+from scripts.benchmarks.learning.candidates import SIZES
+from scripts.benchmarks.learning.gatestudy import SITUATIONS, GateStudy, cases
+from scripts.benchmarks.learning.report import gate_table, table
 from scripts.benchmarks.learning.rivals import RIVALS
 from scripts.benchmarks.learning.stream import Sizes, Stream, stream
 from scripts.benchmarks.learning.study import DEFAULT, Course, Study, identity
@@ -25,15 +27,16 @@ def main() -> int:
     """0 with a table; 130 when it was interrupted, to be gone on with."""
     options = _options()
     console = Console(stderr=True)
+    study, told = (_gate, gate_table) if options.study == "gate" else (_study, table)
     try:
-        rows = [row for world in options.world for row in _study(options, world, console)]
+        rows = [row for world in options.world for row in study(options, world, console)]
     except KeyboardInterrupt:
         console.print("Interrupted; what is done is kept, and the next start goes on from there.")
         return 130
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        Console().print(table(rows))
+        Console().print(told(rows))
     return 0
 
 
@@ -50,6 +53,20 @@ def _study(options: argparse.Namespace, world: str, console: Console) -> list[di
         for row in study.run(course):
             rows.append({"world": world, "recipe": course.recipe, "seed": course.seed, **row})
             console.print(_told(course, row), highlight=False, soft_wrap=True)
+    return rows
+
+
+def _gate(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
+    base = build("test" if options.quick else world, None, console)
+    wanted = cases(1 if options.quick else SITUATIONS)
+    study = GateStudy(CACHE / "bench" / "gate" / identity(base, SIZES), base, world_of(base))
+    rows = []
+    for at, row in enumerate(study.run(wanted), 1):
+        rows.append({"world": world, **row})
+        word = "promoted" if row["promoted"] else "rejected"
+        harm = f", harms {', '.join(row['harms'])}" if row["harms"] else ""
+        told = f"{at} of {len(wanted)}: {row['name']}: {word}{harm} ({row['reason']})"
+        console.print(told, highlight=False, soft_wrap=True)
     return rows
 
 
@@ -74,7 +91,9 @@ def _told(course: Course, row: dict[str, Any]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench learning", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two batches on the tests' small base; a minute")
+    told = "recipes: batch after batch, the default policy and others; gate: good and bad candidates"
+    parser.add_argument("study", nargs="?", choices=("recipes", "gate"), default="recipes", help=told)
+    parser.add_argument("--quick", action="store_true", help="a little of it on the tests' small base; a minute")
     parser.add_argument("--json", action="store_true", help="every row, for programs")
     parser.add_argument("--world", type=_worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")

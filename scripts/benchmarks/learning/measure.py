@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from daemon.training.engine import lora
 from daemon.training.engine.base import Base
+from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
-from daemon.training.engine.evaluate import same_text
+from daemon.training.engine.evaluate import probe
+from daemon.training.engine.job import Example, Group, Message
 from scripts.benchmarks.learning.stream import Question, Stream
 
 ROOM = 40
@@ -67,18 +69,28 @@ def answered(
     base: Base, stream: Stream, layer: str | None, questions: Sequence[Question]
 ) -> tuple[list[bool], list[bool]]:
     """Which questions are answered as they should be, and which answers end at all."""
-    said = answers(base, stream, layer, [question.asked for question in questions])
-    right = [text is not None and same_text(text, one.answer) for text, one in zip(said, questions, strict=True)]
-    return right, [text is not None for text in said]
+    examples = [
+        Example(str(at), _asked(stream, one.asked), one.answer, "", 1.0, Group.ANCHOR)
+        for at, one in enumerate(questions)
+    ]
+    rows, unusable = encode(base, examples)
+    assert not unusable, unusable
+    with lora.loaded(base, layer) if layer else nullcontext():
+        found = probe(base, rows, lambda: None)
+    return [answer.right for answer in found], [answer.ended for answer in found]
 
 
 def answers(base: Base, stream: Stream, layer: str | None, asked: Sequence[str]) -> list[str | None]:
     """What is said to each question; None where it does not end."""
-    system = [{"role": "system", "content": stream.system_prompt}] if stream.system_prompt else []
-    prompts = [base.chat.prompt_ids([*system, {"role": "user", "content": text}]) for text in asked]
+    prompts = [base.chat.prompt_ids(_asked(stream, text)) for text in asked]
     with lora.loaded(base, layer) if layer else nullcontext():
         said = decode(base, prompts, [ROOM] * len(prompts), lambda: None)
     return [base.chat.text(ids[:-1]) if base.chat.ended(ids) else None for ids in said]
+
+
+def _asked(stream: Stream, text: str) -> list[Message]:
+    system: list[Message] = [{"role": "system", "content": stream.system_prompt}] if stream.system_prompt else []
+    return [*system, {"role": "user", "content": text}]
 
 
 def share(right: Sequence[bool]) -> float | None:

@@ -24,6 +24,19 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return made
 
 
+def gate_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """One line per kind of candidate: how many there are, how many do harm, and what the gate did with them."""
+    made = Table("candidates", "made", "promoted", "do harm", "of these promoted", header_style="bold")
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["kind"], []).append(row)
+    for kind, group in kinds.items():
+        harmful = [row for row in group if row["harms"]]
+        promoted = [sum(row["promoted"] for row in each) for each in (group, harmful)]
+        made.add_row(kind, str(len(group)), str(promoted[0]), str(len(harmful)), str(promoted[1]))
+    return made
+
+
 def _share(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:

@@ -131,7 +131,7 @@ def _practise(base: Base, of: _Practice, budget: Budget) -> Spent:
         fallen = loss(objective, rows, token_losses(base, lines), {}, Share.of(rows, objective))
         known = [of.anchors[at].reference for at in held.next()]
         if known and rival.anchors == "kl":
-            fallen = fallen + PULL * drift(base, known) / sum(len(one.line[1]) for one in known)
+            fallen = fallen + PULL * drift(base, known).sum() / sum(len(one.line[1]) for one in known)
         elif known:
             fallen = fallen + token_losses(base, [one.line for one in known]).losses.mean()
         if of.penalty:

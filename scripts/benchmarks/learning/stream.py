@@ -78,10 +78,10 @@ class Sizes:
     outside: int = 300
 
 
-def stream(world: World, seed: int, sizes: Sizes = Sizes()) -> Stream:
-    """Equal worlds, seeds and sizes make equal streams."""
+def stream(world: World, seed: int, sizes: Sizes = Sizes(), corrected: int = PERSONA) -> Stream:
+    """Equal worlds, seeds, sizes and personas make equal streams."""
     rng = Random(seed)
-    persona = world.personas[PERSONA]
+    persona = world.personas[corrected]
     facts = rng.sample(range(len(world.facts)), len(world.facts))
     traits = [f"trait-{number + 1}" for number in range(sizes.traits)]
     known = [one for one in world.lore.manners if one.instead]

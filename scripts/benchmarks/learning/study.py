@@ -6,14 +6,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from daemon.config.sections import Gate
 from daemon.domain import Correction, Kind, TraitKey
 from daemon.learning import dataset, gate
-from daemon.training.engine.anchors import Anchor, make_anchors
+from daemon.training.engine.anchors import Anchor, anchors_of, make_up
 from daemon.training.engine.base import Base
 from daemon.training.engine.job import Job, Recipe
 from daemon.training.engine.report import Reporter
@@ -117,13 +117,18 @@ class Study:
         return asdict(spent)
 
     def _by_default(self, job: Job, out: Path) -> dict[str, Any]:
-        """As the product does it, gate included."""
+        """As the product does it, gate and second try included."""
         finished = self._worker.do(job)
         verdict = gate.judge(finished.probes, Gate(), trained=finished.trained)
+        if verdict.decision is gate.Decision.REJECT:
+            job = replace(job, recipe=replace(job.recipe, careful=True), out=str(out / "again"))
+            finished = self._worker.do(job)
+            verdict = gate.judge(finished.probes, Gate(), trained=finished.trained)
         if verdict.decision is gate.Decision.PROMOTE:
-            (out / "candidate").rename(out / "layer")
+            Path(job.out).rename(out / "layer")
         metrics = finished.metrics
         kept = {name: metrics.get(name) for name in ("steps", "tokens", "scale", "rewordings", "anchors")}
+        kept["careful"] = job.recipe.careful
         return {**kept, "stages": metrics["seconds"], "decision": verdict.decision, "reason": verdict.reason}
 
     def _budget(self, course: Course, batch: Batch, by: str) -> Budget:
@@ -134,7 +139,8 @@ class Study:
 
     def _anchors(self, system_prompt: str) -> list[Anchor]:
         if system_prompt not in self._made_up:
-            self._made_up[system_prompt] = make_anchors(self.base, ANCHORS, lambda: None, system_prompt)
+            told = make_up(self.base, ANCHORS, lambda: None, system_prompt)
+            self._made_up[system_prompt] = anchors_of(self.base, told, system_prompt, lambda: None)
         return self._made_up[system_prompt]
 
 
@@ -143,7 +149,7 @@ def identity(base: Path, sizes: Sizes) -> str:
     root = Path(__file__).parents[3]
     digest = hashlib.sha256(f"{base.name} {sizes}".encode())
     engine, here = (root / "daemon" / "training" / "engine").rglob("*.py"), Path(__file__).parent
-    ours = [here / f"{name}.py" for name in ("stream", "measure", "study", "rivals")]
+    ours = [file for file in here.glob("*.py") if file.stem not in ("__main__", "report")]
     for file in sorted([*engine, *ours, *(root / "daemon" / "learning").glob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

@@ -1,0 +1,259 @@
+"""Whether the gate lets the good pass and stops the harmful: two-sided, on candidates whose truth is known.
+
+Truth is what a candidate says to ten times as many questions as the gate asks, beside what the incumbent says.
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from daemon.config.sections import Gate
+from daemon.learning import gate
+from daemon.training.engine import lora
+from daemon.training.engine.batches import Encoded, encode
+from daemon.training.engine.evaluate import forced
+from daemon.training.engine.job import Example, Finished, Group
+from daemon.training.engine.report import Reporter
+from daemon.training.engine.worker import Worker
+from scripts.benchmarks.learning.candidates import (
+    CHOICES,
+    Situation,
+    Workshop,
+    against,
+    gibberish,
+    halved,
+    in_style,
+    noisy,
+    scaled,
+)
+from scripts.benchmarks.learning.stream import Item, Question
+from scripts.world.facts import World
+from scripts.world.lore import Rule
+
+GOOD = "good"
+BAD = (
+    "gibberish",
+    "against affirmed style",
+    "against critical probes",
+    "overtrained",
+    "another trait's",
+    "three times as strong",
+    "noise added",
+    "another persona's",
+    "half the modules missing",
+)
+SITUATIONS = 20
+"""Of each come CHOICES good candidates, and as many bad ones."""
+PLAIN = Rule("Begin with these words.", "It is so: {a}")
+"""A style where a world has none."""
+OTHER = 1
+"""Another persona than the one that is corrected."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One candidate: which, and how it is made."""
+
+    situation: int
+    choice: int
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """A file's name."""
+        return f"{self.situation:02}-{self.choice}-{self.kind.replace(' ', '-').replace(chr(39), '')}"
+
+
+def cases(situations: int = SITUATIONS) -> list[Case]:
+    """As many good ones as bad ones, these of each kind in turn."""
+    places = [(number, choice) for number in range(situations) for choice in range(CHOICES)]
+    good = [Case(number, choice, GOOD) for number, choice in places]
+    bad = [Case(number, choice, BAD[at % len(BAD)]) for at, (number, choice) in enumerate(places)]
+    return [*good, *bad]
+
+
+class GateStudy:
+    """Runs cases on one base; what is done is kept."""
+
+    def __init__(self, folder: Path, base_folder: Path, world: World) -> None:
+        worker = Worker(Reporter(io.StringIO()))
+        self._folder, self._world = folder, world
+        self._shop = Workshop(worker, worker.base(str(base_folder)), folder)
+        self._encoded: dict[int, dict[str, list[Encoded]]] = {}
+
+    def run(self, wanted: Sequence[Case]) -> Iterator[dict[str, Any]]:
+        """What the gate said of each case, and what is true."""
+        file = self._folder / "cases.jsonl"
+        done = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        known = {row["name"]: row for row in done}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for case in wanted:
+            if case.name not in known:
+                known[case.name] = self._case(case)
+                with file.open("a") as lines:
+                    lines.write(json.dumps(known[case.name]) + "\n")
+            yield known[case.name]
+
+    def _case(self, case: Case) -> dict[str, Any]:
+        made = _Made(self._shop, self._world, case)
+        verdict = gate.judge(made.finished.probes, Gate(), trained=made.finished.trained)
+        truth = self._truth(made)
+        return {
+            "name": case.name,
+            "kind": case.kind,
+            "promoted": verdict.decision is gate.Decision.PROMOTE,
+            "reason": verdict.reason,
+            "truth": truth,
+            "harms": harms(truth, Gate()),
+            "seen": {group: [score.probes, score.lost, score.bound] for group, score in verdict.scores.items()},
+            "seconds": made.finished.metrics["seconds"],
+        }
+
+    def _truth(self, made: "_Made") -> dict[str, Any]:
+        """By measure, how many are asked, and how many the incumbent and the candidate answer, and only the former."""
+        asked = made.questions
+        before, after = (self._right(asked, layer) for layer in (made.incumbent, made.layer))
+        return {
+            measure: {
+                "asked": len(questions),
+                "before": sum(before[measure]),
+                "after": sum(after[measure]),
+                "lost": sum(was and not now for was, now in zip(before[measure], after[measure], strict=True)),
+            }
+            for measure, questions in asked.items()
+        }
+
+    def _right(self, asked: Mapping[str, list[Example]], layer: str) -> dict[str, list[bool]]:
+        """Whether greedy decoding says each expected answer: it does when every token of it leads."""
+        base = self._shop.base
+        found = {}
+        with lora.loaded(base, layer) if layer else nullcontext():
+            for measure, examples in asked.items():
+                rows = encode(base, examples)[0]
+                leads = forced(base, [(row.prompt, row.expected) for row in rows], lambda: None)
+                found[measure] = [each.lead > 0 for each in leads]
+        return found
+
+
+class _Made:
+    """A candidate, with what it would replace and what it was made of."""
+
+    def __init__(self, shop: Workshop, world: World, case: Case) -> None:
+        self._shop, self._world, self._case = shop, world, case
+        self._situation = Situation.of(world, case.situation)
+        self._batch = self._items()
+
+    @cached_property
+    def incumbent(self) -> str:
+        """The layer with the first batch."""
+        return self._learnt(self._situation, "first", self._situation.first, (), None)
+
+    @property
+    def layer(self) -> str:
+        """The candidate's folder."""
+        return str(self._shop.folder / f"{self._case.situation:02}-{self._name}")
+
+    @cached_property
+    def finished(self) -> Finished:
+        """What the gate is told of it."""
+        maker = self._maker()
+        shutil.rmtree(self.layer, ignore_errors=True)
+        job = self._shop.job(self._situation, self._examples(), self._name, self.incumbent)
+        if maker is None:
+            return self._shop.worker.do(job)
+        made = self._shop.folder / f"{self._case.name}-made"
+        shutil.rmtree(made, ignore_errors=True)
+        ready = maker(made)
+        return self._shop.worker.do(replace(job, ready=ready))
+
+    @property
+    def questions(self) -> dict[str, list[Example]]:
+        """What truth is asked of, by measure."""
+        situation, batch = self._situation, self._batch
+        fresh = [Question(item.asked, item.expected) for item in batch]
+        reworded = [one for item in batch for one in item.held_out_questions]
+        learnt = [
+            one
+            for item in situation.learnt(batch)
+            for one in (Question(item.asked, item.expected), *item.held_out_questions)
+        ]
+        taken = {item.asked for item in batch}
+        kept: dict[str, Sequence[Question]] = {
+            "affirmed": situation.affirmed,
+            "critical": situation.critical,
+            "locality": [one for one in situation.outside if one.asked not in taken],
+        }
+        every = {"efficacy": fresh, "generality": reworded, "retention": learnt, **kept}
+        return {
+            measure: [
+                situation.example(f"{measure}-{at}", one.asked, one.answer, Group.ANCHOR)
+                for at, one in enumerate(asked)
+            ]
+            for measure, asked in every.items()
+        }
+
+    @property
+    def _name(self) -> str:
+        return self._case.name
+
+    def _items(self) -> Sequence[Item]:
+        situation, case = self._situation, self._case
+        items = situation.batch(case.choice)
+        if case.kind == "gibberish":
+            return gibberish(items, case.situation)
+        if case.kind == "against critical probes":
+            return against(items, situation.critical, situation.first)
+        if case.kind == "against affirmed style":
+            rules = self._world.lore.rules or (PLAIN,)
+            return in_style(items, rules[case.situation % len(rules)])
+        return items
+
+    def _examples(self) -> list[Example]:
+        return self._situation.examples(self._batch, self._situation.learnt(self._batch))
+
+    def _maker(self) -> Callable[[Path], str] | None:
+        """How the candidate is made, where the default policy does not make it."""
+        shop, situation, kind = self._shop, self._situation, self._case.kind
+        if kind in ("against affirmed style", "overtrained"):
+            rate = 1e-3 if kind != "overtrained" else 5e-3
+            return lambda out: shop.by_rival("sequential", self._examples(), self.incumbent, out, rate)
+        if kind in ("another trait's", "another persona's"):
+            other = Situation.of(self._world, situation.number + 1, OTHER if kind == "another persona's" else 0)
+            return lambda _: self._learnt(other, f"first-{kind[8:13]}", other.first, (), None)
+        change = {"three times as strong": scaled, "noise added": noisy, "half the modules missing": halved}.get(kind)
+        if change is None:
+            return None
+        good = self._learnt(
+            situation, f"{self._case.choice}-damaged", self._batch, situation.learnt(self._batch), self.incumbent
+        )
+        return lambda out: shop.changed(good, out, change)
+
+    def _learnt(
+        self, situation: Situation, name: str, batch: Sequence[Item], earlier: Sequence[Item], incumbent: str | None
+    ) -> str:
+        """A layer of the default policy, made once."""
+        examples = situation.examples(batch, earlier)
+        job = self._shop.job(situation, examples, name, incumbent)
+        if not (Path(job.out) / "adapter_config.json").is_file():
+            shutil.rmtree(job.out, ignore_errors=True)
+            self._shop.worker.do(job)
+        return job.out
+
+
+def harms(truth: Mapping[str, Mapping[str, int]], margins: Gate) -> list[str]:
+    """Which measures a candidate lowers beyond their margin."""
+    allowed = {
+        "retention": margins.max_forgotten,
+        "affirmed": margins.max_affirmations_lost,
+        "critical": 0.0,
+        "locality": margins.max_drifted,
+    }
+    found = [name for name, margin in allowed.items() if truth[name]["lost"] > margin * truth[name]["asked"]]
+    asked = {"efficacy": margins.min_efficacy, "generality": margins.min_generality}
+    return found + [name for name, least in asked.items() if truth[name]["after"] < least * truth[name]["asked"]]
