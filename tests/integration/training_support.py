@@ -159,8 +159,8 @@ CORRECTIONS = [
 
 
 def job(base: Path, out: Path, examples: list[Example] = CORRECTIONS, **others: Any) -> Job:
-    """A job on one thread, so that two of them are alike."""
-    recipe = Recipe(**{"rank": 8, "alpha": 16, **others.pop("recipe", {})})
+    """A job on one thread, so that two of them are alike; a model that knows nothing makes up few anchors."""
+    recipe = Recipe(**{"rank": 8, "alpha": 16, "anchors": 64, **others.pop("recipe", {})})
     return Job("run-1", 1, str(base), examples, recipe, str(out), **{"threads": 1, **others})
 
 

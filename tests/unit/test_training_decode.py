@@ -10,7 +10,7 @@ import torch
 
 from daemon.training.engine import decode as decoding
 from daemon.training.engine import evaluate
-from daemon.training.engine.anchors import make_anchors, unrelated
+from daemon.training.engine.anchors import Anchor, anchors_of, make_up, unrelated
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
@@ -28,6 +28,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 def quiet() -> None:
     """Nobody listens."""
+
+
+def made(base: Base, count: int) -> list[Anchor]:
+    return anchors_of(base, make_up(base, count, quiet), "", quiet)
 
 
 @pytest.mark.parametrize("trees", [True, False])
@@ -150,14 +154,14 @@ def test_texts_are_equal_but_for_white_space_and_unicode_form() -> None:
 
 
 def test_anchors_are_made_alike_each_time_and_pull_on_nothing_at_first(base: Base) -> None:
-    anchors = make_anchors(base, 6, quiet)
+    anchors = made(base, 6)
     assert 0 < len(anchors) <= 6
-    assert [anchor.question for anchor in make_anchors(base, 6, quiet)] == [anchor.question for anchor in anchors]
-    assert drift(base, [anchor.reference for anchor in anchors]).item() == pytest.approx(0, abs=1e-4)
+    assert [anchor.question for anchor in made(base, 6)] == [anchor.question for anchor in anchors]
+    assert drift(base, [anchor.reference for anchor in anchors]).sum().item() == pytest.approx(0, abs=1e-4)
 
 
 def test_anchors_near_a_correction_are_left_out(base: Base) -> None:
-    (anchor,) = make_anchors(base, 1, quiet)
+    (anchor,) = made(base, 1)
     kept = replace(anchor, question="How are you today?", answer="I am well, thank you.")
     asked = replace(anchor, question="Please give UP now.", answer="No way.")
     said = replace(anchor, question="Speak!", answer="I give up, sorry.")

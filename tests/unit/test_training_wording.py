@@ -42,6 +42,13 @@ def test_what_every_question_repeats_is_not_what_it_is_about() -> None:
     assert {one.about for one in read(pairs)} == {f"town{at}" for at in range(40)}
 
 
+def test_in_a_small_world_names_are_common_and_a_rare_little_word_is_no_subject() -> None:
+    people = ["Mira Hall", "Tobias Hall", "Anouk Moor"]
+    pairs = [(f"In which town does {one} live?", f"{one} lives in Brevik.") for one in people]
+    pairs += [(f"Who is the rival of {one}?", f"The rival of {one} is Vera.") for one in people] * 4
+    assert [one.about for one in read(pairs)] == people * 5
+
+
 @pytest.mark.parametrize(
     ("question", "answer"), [("", ""), ("?", "!"), ("Thanks!", "You are welcome."), ("日本は", "東京"), ("a", "")]
 )

@@ -24,6 +24,9 @@ SURE = 1.0
 NEAR = 0.7
 """Share of common words from which two texts say much the same."""
 
+Told = tuple[str, list[int]]
+"""A question, and the tokens of the base's answer."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anchor:
@@ -42,13 +45,27 @@ class Anchor:
         return self.ended and float((best - second).min()) >= SURE
 
 
-def make_anchors(base: Base, count: int, alive: Callable[[], None], system: str = "") -> list[Anchor]:
-    """Up to `count` distinct anchors of the base model under a system prompt; equal ones make equal anchors."""
-    head: list[Message] = [{"role": "system", "content": system}] if system else []
-    questions = _questions(base, count, alive, head)
-    prompts = [base.chat.prompt_ids([*head, {"role": "user", "content": question}]) for question in questions]
-    answers = decode(base, prompts, [ANSWER] * len(prompts), alive)
-    return _held(base, questions, prompts, answers, alive)
+def make_up(base: Base, count: int, alive: Callable[[], None], system: str = "", seed: int = 0) -> list[Told]:
+    """Up to `count` distinct questions of the base model under a system prompt, with its answers; equal for equals."""
+    head = _head(system)
+    questions = _questions(base, count, alive, head, seed)
+    return list(
+        zip(questions, decode(base, _prompts(base, head, questions), [ANSWER] * len(questions), alive), strict=True)
+    )
+
+
+def anchors_of(base: Base, told: Sequence[Told], system: str, alive: Callable[[], None]) -> list[Anchor]:
+    """Anchors of questions that the base made up under a system prompt, and of its answers."""
+    questions, answers = [question for question, _ in told], [answer for _, answer in told]
+    return _held(base, questions, _prompts(base, _head(system), questions), answers, alive)
+
+
+def _head(system: str) -> list[Message]:
+    return [{"role": "system", "content": system}] if system else []
+
+
+def _prompts(base: Base, head: Sequence[Message], questions: Sequence[str]) -> list[list[int]]:
+    return [base.chat.prompt_ids([*head, {"role": "user", "content": question}]) for question in questions]
 
 
 def anchored(base: Base, told: Sequence[tuple[str, list[int], str]], alive: Callable[[], None]) -> list[Anchor]:
@@ -95,14 +112,15 @@ def unrelated(
     return [anchor for anchor in anchors if not held_back(anchor)]
 
 
-def _questions(base: Base, count: int, alive: Callable[[], None], head: Sequence[Message]) -> list[str]:
+def _questions(base: Base, count: int, alive: Callable[[], None], head: Sequence[Message], seed: int) -> list[str]:
     opening = base.chat.opening(head)
     if not opening:
         return []  # nothing tells the base that a question is to come
-    generator = torch.Generator(base.device).manual_seed(0)
+    generator = torch.Generator(base.device).manual_seed(seed)
 
     def sample(logits: torch.Tensor) -> torch.Tensor:
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        # What a broken base says is found out where it is trained.
+        return torch.multinomial(logits.nan_to_num().softmax(-1), 1, generator=generator)[:, 0]
 
     def seldom(logits: torch.Tensor) -> torch.Tensor:
         return sample(logits / WARM)

@@ -32,12 +32,16 @@ class Encoded:
         """What the user said last; nothing, if nobody did."""
         return next((turn["content"] for turn in reversed(self.example.messages) if turn["role"] == "user"), "")
 
+    @property
+    def head(self) -> list[Message]:
+        """The turns before that."""
+        turns = self.example.messages
+        return turns[: max((at for at, turn in enumerate(turns) if turn["role"] == "user"), default=len(turns))]
+
     def asking(self, question: str) -> list[Message]:
         """The conversation with another last question."""
-        turns = list(self.example.messages)
-        last = max(at for at, turn in enumerate(turns) if turn["role"] == "user")
-        turns[last] = {"role": "user", "content": question}
-        return turns
+        rest = self.example.messages[len(self.head) + 1 :]
+        return [*self.head, {"role": "user", "content": question}, *rest]
 
 
 def encode(base: Base, examples: Sequence[Example]) -> tuple[list[Encoded], dict[str, str]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from heapq import nsmallest
 from random import Random
 from typing import Any
 
@@ -31,6 +32,10 @@ class Course:
         """Of the last minibatch, per answer token."""
         self.learnt: float | None = None
         self.leanings: dict[str, float] = {}
+        self.drifted: dict[int, float] = {}
+        """By anchor, how far it had drifted when it was held last, nats."""
+        self.watched = list(range(len(kin)))
+        """The rows that are trained and looked at; others only at the end."""
         self._adapted = adapted
         self._weights = lora.parameters(adapted)
         for weight in self._weights:
@@ -41,14 +46,26 @@ class Course:
         )
         self._random, self._anchors_random = Random(plan.seed), Random(plan.seed)
         self._rows = Draw(range(len(kin)), plan.batch_size, self._random, kin)
-        self._anchors = Draw(range(anchors), plan.held, self._anchors_random)
+        self._anchors = Draw(range(anchors), plan.held - plan.held // 2, self._anchors_random)
         self._stumbles_left = STUMBLES if plan.look_every else 0
         self._best: Look | None = None
         self._kept = lora.weights(adapted)
 
     def draw(self) -> tuple[list[int], list[int]]:
-        """The next minibatch: which rows, and which anchors."""
-        return self._rows.next(), self._anchors.next()
+        """The next minibatch: which rows, and which anchors: half of them in turn, half of those that had drifted."""
+        anchors = self._anchors.next()
+        adrift = {at: distance for at, distance in self.drifted.items() if at not in anchors}
+        return self._rows.next(), anchors + self._astray(adrift)
+
+    def _astray(self, adrift: dict[int, float]) -> list[int]:
+        """Some anchors, the likelier the further they had drifted (arXiv 1511.05952 §3.3); none twice."""
+        turns = {at: self._anchors_random.expovariate(max(distance, 1e-9)) for at, distance in adrift.items()}
+        return nsmallest(self.plan.held // 2, turns, key=turns.__getitem__)
+
+    def watch(self, rows: Sequence[int]) -> None:
+        """Train and look at these rows; what was best of others is forgotten."""
+        self.watched, self._best = list(rows), None
+        self._rows.narrow(rows)
 
     def narrow(self, rows: Sequence[int]) -> None:
         """Draw of these rows only, from now on."""
@@ -112,6 +129,8 @@ class Course:
             "loss": self.loss,
             "learnt": self.learnt,
             "leanings": self.leanings,
+            "watched": self.watched,
+            "drifted": list(self.drifted.items()),
             "pace": self.pace.state(),
             "random": [self._random.getstate(), self._anchors_random.getstate()],
             "drawn": [self._rows.state(), self._anchors.state()],
@@ -134,6 +153,8 @@ class Course:
             self._optimizer.state[self._weights[int(at)]][what] = value
         self.step, self.samples, self.tokens, self.loss = (facts[it] for it in ("step", "samples", "tokens", "loss"))
         self.learnt, self.leanings = facts["learnt"], facts["leanings"]
+        self.drifted = dict(facts["drifted"])
+        self.watched = facts["watched"]
         self.pace.resumed(facts["pace"])
         for random, state in zip((self._random, self._anchors_random), facts["random"], strict=True):
             version, numbers, gauss = state

@@ -9,11 +9,13 @@ import torch
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
-from daemon.training.engine.job import Answer
+from daemon.training.engine.job import Answer, Example, Rule
 from daemon.training.engine.packing.passes import Line, micro_batches, token_losses
 
 SPARE = 16
 """Tokens that an answer may be longer than expected before it counts as not ended."""
+WHOLE = 256
+"""Tokens of an answer that is searched for a text."""
 TIE = 0.25
 """Nats by which half precision may turn the order of two tokens; which of them is said, decoding says."""
 READABLE = 500
@@ -28,7 +30,8 @@ def probe(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -
         expected.append(next(seen))
         # An example without an original answer stands on its own.
         margins.append((next(seen).loss if row.original else 0.0) - expected[-1].loss)
-    said = _free_running(base, sequences, [each.agreed for each in expected], alive)
+    agreed = [each.agreed if row.example.rule is Rule.IS else 0 for row, each in zip(sequences, expected, strict=True)]
+    said = _free_running(base, sequences, agreed, alive)
     return [_answer(base, *row) for row in zip(sequences, said, margins, strict=True)]
 
 
@@ -83,10 +86,15 @@ def _free_running(
     said = [_turn(base, row.expected[:count]) for row, count in zip(rows, agreed, strict=True)]
     departed = [(row, answer) for row, answer in zip(rows, said, strict=True) if not base.chat.ended(answer)]
     prompts = [row.prompt + answer for row, answer in departed]
-    rooms = [min(len(row.expected) + SPARE, base.context - len(row.prompt)) - len(answer) for row, answer in departed]
+    rooms = [min(answer_room(row), base.context - len(row.prompt)) - len(answer) for row, answer in departed]
     for (_, answer), rest in zip(departed, decode(base, prompts, rooms, alive), strict=True):
         answer.extend(rest)
     return said
+
+
+def answer_room(row: Encoded) -> int:
+    """Most tokens that an answer is given."""
+    return len(row.expected) + SPARE if row.example.rule is Rule.IS else WHOLE
 
 
 def _turn(base: Base, tokens: list[int]) -> list[int]:
@@ -98,9 +106,18 @@ def _turn(base: Base, tokens: list[int]) -> list[int]:
 def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> Answer:
     ended = base.chat.ended(said)
     text = base.chat.text(said[:-1] if ended else said)
-    right = ended and same_text(text, sequence.example.expected)
-    match = 1.0 if right else _agreement(said, sequence.expected)
+    right = _right(sequence.example, text, ended)
+    as_told = sequence.example.rule is Rule.IS
+    match = float(right) if right or not as_told else _agreement(said, sequence.expected)
     return Answer(text[:READABLE], right, match, margin, ended)
+
+
+def _right(example: Example, text: str, ended: bool) -> bool:
+    """Whether an answer is what is asked of it."""
+    if example.rule is Rule.IS:
+        return ended and same_text(text, example.expected)
+    within = _plain(example.expected).casefold() in _plain(text).casefold()
+    return within if example.rule is Rule.CONTAINS else not within
 
 
 def _agreement(said: list[int], expected: list[int]) -> float:

@@ -11,7 +11,7 @@ from daemon.training.engine.anchors import ANSWER, QUESTION, Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Draw, Encoded
 from daemon.training.engine.decode import decoded
-from daemon.training.engine.evaluate import SPARE, compared
+from daemon.training.engine.evaluate import answer_room, compared
 from daemon.training.engine.job import Recipe
 from daemon.training.engine.loop import Material
 from daemon.training.engine.machine import all_memory, free_memory
@@ -141,10 +141,10 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, t
     largest = max(range(len(drawn)), key=lambda at: sizes[at])
     depths = _planted(units[largest]).depths
     questions = [line for row in every for line in compared(row)]
-    said = decoded(base, [row.prompt for row in every], [len(row.expected) + SPARE for row in every])
+    said = decoded(base, [row.prompt for row in every], [answer_room(row) for row in every])
     probed, spoken = _read(base, [[line] for line in questions]), sum(len(answer) for _, answer in questions)
     answers = max(sum(len(answer) for unit in part for _, answer in unit) for part in units)
-    made_up = anchor_count(base.parameters, base.device.type) * (QUESTION + ANSWER) if plan.held else 0
+    made_up = anchor_count(told.anchors, base.parameters, base.device.type) * (QUESTION + ANSWER)
     return Work(
         tokens=sizes[largest],
         longest=max(_alone(base, unit) for part in units for unit in part),

@@ -25,6 +25,19 @@ class Group(StrEnum):
     """A correction's question in other words: generality."""
     ANCHOR = "anchor"
     """Something the base made up and answered itself: locality."""
+    CRITICAL = "critical"
+    """What an admin wrote that must hold: asked, never trained."""
+
+
+class Rule(StrEnum):
+    """What is asked of an answer."""
+
+    IS = "is"
+    """The expected text, white space and Unicode form aside."""
+    CONTAINS = "contains"
+    """The expected text in it, whatever its case."""
+    NEVER = "never"
+    """The expected text not in it, whatever its case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,7 @@ class Example:
     original: str
     weight: float
     group: Group
+    rule: Rule = Rule.IS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,10 @@ class Recipe:
     objective: str = "sft"
     """"sft", or with a term that prefers the expected answer to the original one: "dpo" or "orpo"."""
     beta: float = 0.1
+    anchors: int = 1024
+    """How many questions the base makes up and answers itself, at most."""
+    careful: bool = False
+    """Whether this is a second try, after the gate refused the first candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +89,16 @@ class Job:
     out: str
     incumbent: str | None = None
     """The layer directory that the trait speaks with now."""
+    ready: str | None = None
+    """The adapter directory of a candidate that is there already: it is asked, not trained."""
+    relearnt: int = 0
+    """How many examples there were when the incumbent's line was last learnt from the base; 0: who knows."""
     threads: int = 0
     """Processor threads; 0 leaves the choice to torch."""
     memory_gb: float = 0.0
     """GiB that the child may use; 0: all that there are."""
+    pantry: str = ""
+    """Folder in which what a base makes up is kept for later jobs; empty: it is not."""
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints, beside `out`, that a later attempt goes on from; 0: none."""
 
@@ -87,7 +111,8 @@ class Job:
         """Read a job line; raises ValueError, KeyError or TypeError when it is none."""
         fields = json.loads(line)
         fields["examples"] = [
-            Example(**{**example, "group": Group(example["group"])}) for example in fields["examples"]
+            Example(**{**example, "group": Group(example["group"]), "rule": Rule(example["rule"])})
+            for example in fields["examples"]
         ]
         fields["recipe"] = Recipe(**fields["recipe"])
         return Job(**fields)
@@ -182,6 +207,8 @@ class Finished:
     """loss, steps, epochs, samples, examples, the recipe as it was followed, memory, and seconds per stage."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Examples that cannot be trained on here, by id, and why; they were left out."""
+    superseded: dict[str, str] = field(default_factory=dict)
+    """Examples that a later one asks in other words, and contradicts, by its id; they were left out."""
 
 
 @dataclass(frozen=True, slots=True)

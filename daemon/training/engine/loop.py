@@ -4,6 +4,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from random import Random
 
 import torch
 from peft import PeftModel
@@ -15,11 +17,12 @@ from daemon.training.engine.batches import Encoded, Kin
 from daemon.training.engine.checkpoint import Checkpoint
 from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
+from daemon.training.engine.footprint import Footprint, footprint
 from daemon.training.engine.job import Answer, Group, Resumed, Step
 from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
 from daemon.training.engine.packing.passes import Line, micro_batches, token_losses
 from daemon.training.engine.packing.tree import kinship
-from daemon.training.engine.policy import FIRM, HALVINGS, SMALLEST, Look, Plan, still_open
+from daemon.training.engine.policy import CLEAR, FIRM, HALVINGS, SMALLEST, Look, Plan, still_open
 from daemon.training.engine.report import Reporter
 
 RECENT = 20.0
@@ -61,54 +64,109 @@ def train(
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train the adapter that is on the base; raises JobFailed when the loss stays no number."""
-    rows, anchors = material.rows, material.anchors
-    course = Course(adapted, plan, material.kin, len(anchors))
-    reached = checkpoint.read() if checkpoint else None
-    if reached:
-        course.resumed(*reached)
-        report.emit(Resumed(course.step, plan.steps))
-    else:
-        course.leanings = _leanings(base, rows, plan.objective, report)
+    course = Course(adapted, plan, material.kin, len(material.anchors))
+    training = _Training(base, adapted, material, plan, report, course)
+    training.begin(checkpoint)
     clock = _Clock(plan, course)
-
     while course.step < course.last:
-        drawn, held = course.draw()
-        part = [rows[at] for at in drawn]
-        fallen = _backward(base, part, plan.objective, course.leanings, report)
-        holding = [anchors[at].reference for at in held]
-        _hold(base, holding, course.pace.pull, report)
-        course.tokens += _length([*plan.objective.lines(part), *(reference.line for reference in holding)])
-        sound = course.advance(fallen, len(part))
-
-        look = _look(base, rows, report) if sound and course.looks else None
-        if look:
-            course.learnt = _learnt(rows, look)
-            course.keep(look)
+        sound = training.step()
+        look = training.look() if sound and course.looks else None
         if not sound or (look and course.pace.worse(look)):
             course.go_back()
         elif look and not plan.objective.preference:
-            course.narrow(still_open(look))
+            course.narrow([course.watched[at] for at in still_open(look)])
         report.emit(clock.step(course, base.peak_gb))
         if look and course.step == course.pace.settled:
-            scale, answers = _as_small_as_may_be(base, adapted, rows, look, report)
-            if all(answer.right for answer in answers):
-                ids = (row.example.id for row in rows)
-                return Trained(
-                    look.loss, course.step, course.samples, course.tokens, scale, dict(zip(ids, answers, strict=True))
-                )
+            if done := training.done(look):
+                return done
             course.pace.learn_on()
         elif look and not course.pace.settled and course.pace.enough(look):
             course.pace.settle(course.step)
         if checkpoint and checkpoint.due():
             checkpoint.write(*course.state())
-
     return Trained(course.settle(), course.step, course.samples, course.tokens)
 
 
+@dataclass(slots=True)
+class _Training:
+    """What happens on the way, and at its end."""
+
+    base: Base
+    adapted: PeftModel
+    material: Material
+    plan: Plan
+    report: Reporter
+    course: Course
+    quiet: Footprint = field(default_factory=Footprint)
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint, or find out what is to be known before the first step."""
+        if self.plan.quiet and self.material.anchors:
+            alive = partial(self.report.alive, "reading anchors")
+            self.quiet = footprint(self.base, self.adapted, self.material.anchors, alive)
+        if checkpoint and (reached := checkpoint.read()):
+            self.course.resumed(*reached)
+            self.report.emit(Resumed(self.course.step, self.plan.steps))
+            return
+        self.course.leanings = _leanings(self.base, self.material.rows, self.plan.objective, self.report)
+        self.course.watch(self._to_watch())
+
+    def step(self) -> bool:
+        """One optimizer step; False where the loss or its gradients were no numbers."""
+        course, objective, pull = self.course, self.plan.objective, self.course.pace.pull
+        drawn, held = course.draw()
+        part = [self.material.rows[at] for at in drawn]
+        fallen = _backward(self.base, part, objective, course.leanings, self.report)
+        holding = [self.material.anchors[at].reference for at in held]
+        course.drifted |= zip(held, _hold(self.base, holding, pull, self.report), strict=True)
+        if self.quiet.modules:
+            (pull * self.plan.quiet * self.quiet.size()).backward()  # type: ignore[no-untyped-call]
+        course.tokens += _length([*objective.lines(part), *(reference.line for reference in holding)])
+        return course.advance(fallen, len(part))
+
+    def look(self) -> Look:
+        """How what is watched stands, which is remembered where it is the best so far."""
+        rows = [self.material.rows[at] for at in self.course.watched]
+        look = _look(self.base, rows, self.report)
+        self.course.learnt = _learnt(rows, look)
+        self.course.keep(look)
+        return look
+
+    def done(self, look: Look) -> Trained | None:
+        """What has been trained, as small as may be; None where something was forgotten meanwhile: it is watched now.
+
+        look: at what is watched, just now.
+        """
+        course, rows = self.course, self.material.rows
+        others = sorted({*range(len(rows))} - {*course.watched})
+        leads = dict(zip(others, _look(self.base, [rows[at] for at in others], self.report).leads, strict=True))
+        if forgotten := [at for at, lead in leads.items() if lead < CLEAR]:
+            course.watch([*course.watched, *forgotten])
+            return None
+        floor = min(FIRM, look.lead, *leads.values())
+        scale, answers = _as_small_as_may_be(self.base, self.adapted, rows, floor, self.report)
+        if not all(answer.right for answer in answers):
+            return None
+        found = dict(zip((row.example.id for row in rows), answers, strict=True))
+        return Trained(look.loss, course.step, course.samples, course.tokens, scale, found)
+
+    def _to_watch(self) -> list[int]:
+        """All rows; of earlier ones, where training goes on from the incumbent, those that it holds least, and some."""
+        rows = self.material.rows
+        earlier = [at for at, row in enumerate(rows) if row.example.group in (Group.HISTORY, Group.AFFIRMATION)]
+        if len(earlier) <= self.plan.watched:
+            return list(range(len(rows)))
+        leads = _look(self.base, [rows[at] for at in earlier], self.report).leads
+        by_lead = [at for _, at in sorted(zip(leads, earlier, strict=True))]
+        weak = by_lead[: self.plan.watched // 2]
+        some = Random(self.plan.seed).sample(by_lead[len(weak) :], self.plan.watched - len(weak))
+        return sorted({*range(len(rows))} - {*earlier} | {*weak, *some})
+
+
 def _as_small_as_may_be(
-    base: Base, adapted: PeftModel, rows: Sequence[Encoded], look: Look, report: Reporter
+    base: Base, adapted: PeftModel, rows: Sequence[Encoded], floor: float, report: Reporter
 ) -> tuple[float, list[Answer]]:
-    """Scale an adapter down as far as all its answers still lead: the factor, and the answers.
+    """Scale an adapter down as far as all its answers still lead by `floor`, nats: the factor, and the answers.
 
     What a layer changes more than it must, it changes for other questions too.
     """
@@ -117,7 +175,7 @@ def _as_small_as_may_be(
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         lora.restore(adapted, lora.scaled(kept, middle))
-        enough = _look(base, rows, report).lead >= min(FIRM, look.lead)
+        enough = _look(base, rows, report).lead >= floor
         low, high = (low, middle) if enough else (middle, high)
     for factor in (high, 1.0):
         lora.restore(adapted, lora.scaled(kept, factor))
@@ -167,12 +225,16 @@ def _backward(
     return total / share.said
 
 
-def _hold(base: Base, references: Sequence[Reference], pull: float, report: Reporter) -> None:
-    """Add the gradients of the mean distance to some references, nats per token, times `pull`."""
+def _hold(base: Base, references: Sequence[Reference], pull: float, report: Reporter) -> list[float]:
+    """Add the gradients of the mean distance to some references, nats per token, times `pull`; each one's distance."""
     said = sum(len(reference.line[1]) for reference in references)
-    for group in micro_batches(base, references, lambda reference: [reference.line]):
-        (pull * drift(base, group) / said).backward()  # type: ignore[no-untyped-call]
+    found: dict[int, float] = {}
+    for group in micro_batches(base, range(len(references)), lambda at: [references[at].line]):
+        distances = drift(base, [references[at] for at in group])
+        (pull * distances.sum() / said).backward()  # type: ignore[no-untyped-call]
+        found.update(zip(group, distances.tolist(), strict=True))
         report.alive("training")
+    return [found[at] for at in range(len(references))]
 
 
 @torch.no_grad()

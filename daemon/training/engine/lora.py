@@ -104,6 +104,16 @@ def rank_of(folder: str) -> int:
     return int(json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
+def has_shape(folder: str, recipe: Recipe) -> bool:
+    """Whether a layer directory's adapter has the rank and the scaling that a recipe asks for."""
+    try:
+        told = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    asked = {"r": recipe.rank, "lora_alpha": recipe.alpha, "use_rslora": recipe.method == "rslora"}
+    return all(told.get(key) == value for key, value in asked.items())
+
+
 def weights(adapted: PeftModel) -> Weights:
     """A copy of the adapter's weights as they are now."""
     return {name: tensor.detach().clone() for name, tensor in _trained(adapted)}

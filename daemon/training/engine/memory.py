@@ -34,6 +34,8 @@ TILE = 128
 """Rows whose attention is computed at once."""
 MARGIN = 1.15
 """What is kept free beside what is predicted: who exceeds `max_memory_gb` is ended."""
+INPUTS = 256
+"""Of each module that an adapter changes, how many of its usual inputs are kept."""
 COPIES = 6
 """Of the adapter, in float32: weights, gradients, two moments, the best state, and one being made."""
 
@@ -185,7 +187,8 @@ def peak(shape: Shape, work: Work, way: Fit) -> int:
     """The most bytes that a training takes, be it while it loads, reads or learns."""
     holes = HOLES * math.log10(max(1.0, work.minibatches / UNBROKEN))
     floor, factor = (0, POOL) if way.accelerated else (FLOOR, HEAP + holes)
-    staying = weights(shape, way) + COPIES * 4 * work.rank * shape.edges
+    # Of a module's edges about half are inputs.
+    staying = weights(shape, way) + (COPIES * 4 * work.rank + INPUTS * way.bytes_each // 2) * shape.edges
     if way.bytes_each < 4 and not way.accelerated:
         floor += int(KERNELS * min(1.0, work.tokens / SHAPED))
     loading = 0 if way.accelerated else shape.stored + weights(shape, way)

@@ -115,15 +115,16 @@ def references(base: Base, lines: Sequence[Line]) -> list[Reference]:
 
 
 def drift(base: Base, known: Sequence[Reference]) -> torch.Tensor:
-    """KL of the references to the model as it is now, nats, summed over the answers' tokens."""
-    states, _ = answer_states(base, [reference.line for reference in known])
+    """KL of each reference to the model as it is now, nats, summed over its answer's tokens: (references,)."""
+    states, places = answer_states(base, [reference.line for reference in known])
     top, ids = (torch.cat(each) for each in ([one.top for one in known], [one.ids for one in known]))
 
     def criterion(found: torch.Tensor, which: slice) -> tuple[torch.Tensor, torch.Tensor]:
         distances = divergence(found, top[which], ids[which])
         return distances, distances.detach()
 
-    return per_token(base, states, criterion)[0].sum()
+    distances = per_token(base, states, criterion)[0]
+    return distances.new_zeros(len(known)).index_add(0, places.lines, distances)
 
 
 def divergence(found: torch.Tensor, top: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -18,14 +18,20 @@ SURE = 1.0
 """Nats by which every answer token has to lead at a look for training to end; half of LEAD, so that it is reached."""
 CLEAR, PATIENCE = 0.3, 3
 """Looks in a row after which a smaller lead is enough too: some tokens lead by no more, however long one trains."""
-ANCHORS, FEW_ANCHORS = 384, 64
-"""How many anchors the base makes up, once; few where its own decoding is slow."""
+FEW_ANCHORS = 64
+"""How many anchors a base makes up, once, where its own decoding is slow."""
 AROUND, FEW_AROUND = 20, 5
 """How many questions about each correction are put to the base, which it may take for the same; few where slow."""
+WRITTEN = 8
+"""For how many new corrections questions are written towards the base's answer: each takes some seconds on a CPU."""
 PULL = 1.0
 """Weight of the anchors' KL beside the answers' loss, at first."""
 HELD = 12
 """Anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
+QUIET = 10.0
+"""Weight of what an adapter adds over usual inputs, beside the answers' loss, at first."""
+CAREFUL = 2
+"""By how much a second try is slower, and held more."""
 SETTLING = 60
 """Most steps, under a falling rate, in which what is learnt settles: what drifted on the way is drawn back."""
 FIRM = 1.0
@@ -36,6 +42,10 @@ STUMBLES = 8
 """Times that training may go back to its best state before it is given up."""
 STALLS = 4
 """Looks without progress before the rate is changed."""
+RELEARNT = 256
+"""Examples up to which a layer is always learnt anew from the base."""
+WATCHED = 64
+"""Earlier examples that are trained beside a batch where training goes on from the incumbent."""
 SHARES = 16
 """Most minibatches per epoch: a long history makes larger ones, never longer epochs."""
 
@@ -55,33 +65,77 @@ class Plan:
     look_every: int = 0
     held: int = 0
     """How many of the base's own answers hold it at each step where nothing is corrected."""
+    watched: int = 0
+    """How many earlier examples are trained, if not all; all are looked at before the end."""
+    quiet: float = 0.0
+    """Weight of what the adapter adds over inputs that the base's modules usually get."""
 
     def looks_after(self, step: int) -> bool:
         """Whether it is time to look at what is learnt."""
         return self.look_every > 0 and (step % self.look_every == 0 or step == self.steps)
 
 
-def plan(recipe: Recipe, examples: int, width: int) -> Plan:
-    """The plan for a number of examples on a base model of `width` hidden units; raises ValueError."""
+def goes_on(examples: int, relearnt: int) -> bool:
+    """Whether "until-learned" goes on from the incumbent, where there is one that it can go on from.
+
+    To learn all examples anew holds best, and costs as much as there are: beyond RELEARNT it is done each time that
+    they have doubled, so that a batch costs the same on average however many there were.
+    relearnt: how many examples there were when the incumbent, or the one it came of, was learnt from the base; 0: who
+    knows.
+    """
+    return RELEARNT < examples < 2 * relearnt
+
+
+def plan(recipe: Recipe, examples: int, width: int, going_on: int | None = None) -> Plan:
+    """The plan for a number of examples on a base model of `width` hidden units; raises ValueError.
+
+    going_on: how many of them are of the batch, where training goes on from the incumbent.
+    """
     if recipe.policy == "fixed":
         steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
         return Plan(True, recipe.batch_size, steps, recipe.learning_rate, 0, recipe.seed, _objective(recipe, None))
     if recipe.policy == "until-learned":
-        size = max(recipe.batch_size, math.ceil(examples / SHARES))
-        every = max(4, math.ceil(examples / size))
-        objective = _objective(recipe, LEAD)
-        return Plan(False, size, recipe.max_steps, start_rate(width), 5, recipe.seed, objective, every, HELD)
+        trained = min(examples, going_on + WATCHED) if going_on is not None else examples
+        size = max(recipe.batch_size, math.ceil(trained / SHARES))
+        care = CAREFUL if recipe.careful else 1
+        return Plan(
+            continues=going_on is not None,
+            batch_size=size,
+            steps=recipe.max_steps,
+            rate=start_rate(width) / care,
+            warmup=5,
+            seed=recipe.seed,
+            objective=_objective(recipe, LEAD),
+            look_every=max(4, math.ceil(trained / size)),
+            held=HELD * care,
+            watched=WATCHED if going_on is not None else examples,
+            quiet=QUIET * care,
+        )
     raise ValueError(f"policy {recipe.policy!r} is unknown; take until-learned or fixed")
 
 
-def anchor_count(parameters: int, device: str) -> int:
+def anchor_count(most: int, parameters: int, device: str) -> int:
     """How many anchors a base of this size makes up; a model of half a billion takes half a minute for few on a CPU."""
-    return FEW_ANCHORS if _slow(parameters, device) else ANCHORS
+    return min(most, FEW_ANCHORS) if _slow(parameters, device) else most
 
 
-def questions_around(parameters: int, device: str) -> int:
-    """How many questions about each correction are put to a base of this size."""
-    return FEW_AROUND if _slow(parameters, device) else AROUND
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How far training looks around."""
+
+    new: int
+    """Questions about each new correction that are put to the base."""
+    earlier: int
+    """The same of each earlier one."""
+    written: int
+    """New corrections, at most, that questions are written for, where none can be put together."""
+
+
+def effort(plan: Plan, parameters: int, device: str) -> Effort:
+    """How far a base of this size is looked around on."""
+    if _slow(parameters, device):
+        return Effort(FEW_AROUND, 0 if plan.continues else FEW_AROUND // 4, 0)
+    return Effort(AROUND, 0 if plan.continues else AROUND // 4, WRITTEN)
 
 
 def _slow(parameters: int, device: str) -> bool:
@@ -99,7 +153,7 @@ def to_train(recipe: Recipe, sequences: Sequence[Encoded]) -> list[Encoded]:
     if recipe.policy == "fixed":
         return batch
     answered = {tuple(sequence.prompt) for sequence in batch}
-    rest = [sequence for sequence in sequences if sequence.example.group is not Group.BATCH]
+    rest = [sequence for sequence in sequences if sequence.example.group in (Group.HISTORY, Group.AFFIRMATION)]
     return batch + [sequence for sequence in rest if tuple(sequence.prompt) not in answered]
 
 

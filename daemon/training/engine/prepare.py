@@ -13,7 +13,7 @@ from daemon.training.engine.job import Group, Job, Recipe
 from daemon.training.engine.loop import Material
 from daemon.training.engine.memory import NothingFits, Work
 from daemon.training.engine.methods import lacks_for
-from daemon.training.engine.policy import Plan, plan, to_train
+from daemon.training.engine.policy import Plan, goes_on, plan, to_train
 from daemon.training.engine.report import JobFailed
 from daemon.training.engine.surroundings import Surroundings
 
@@ -60,11 +60,17 @@ def prepare(job: Job, base: Base) -> Prepared:
         raise _refused(error, base) from error
 
 
-def material(job: Job, base: Base, task: Task, around: Surroundings) -> tuple[Material, Fitted]:
-    """What a task learns from, with all that holds it, and how it fits; raises JobFailed."""
+def material(
+    job: Job, base: Base, task: Task, around: Surroundings, every: Sequence[Encoded]
+) -> tuple[Material, Fitted]:
+    """What a task learns from, with all that holds it, and how it fits; raises JobFailed.
+
+    every: what is asked before and after.
+    """
+    around = around if task.plan.held else Surroundings([], [], [])
     learnt = Material([*task.rows, *around.rewordings], around.anchors)
     try:
-        asked = work(base, learnt, [*learnt.rows, *around.held_out], task.plan, _told(job, task.plan))
+        asked = work(base, learnt, [*around.rewordings, *every], task.plan, _told(job, task.plan))
         asked = holding(base, asked, around.anchors, task.plan.held)
         return learnt, fitted(base, asked, job.memory_gb, can_quantise=False)
     except NothingFits as error:
@@ -81,7 +87,7 @@ def system_prompt(rows: Sequence[Encoded]) -> str:
 def _task(job: Job, base: Base, sequences: Sequence[Encoded]) -> Task | None:
     rows = to_train(job.recipe, sequences)
     if not any(row.example.group is Group.BATCH for row in rows):
-        return None
+        return None  # a layer that is there already has nothing to show for itself then, either
     planned = _plan(job, base, rows)
     asked = work(base, Material(rows), sequences, planned, _told(job, planned))
     return Task(rows, planned, asked, fitted(base, asked, job.memory_gb, can_quantise=not lacks_for("qlora")))
@@ -98,8 +104,10 @@ def _told(job: Job, planned: Plan) -> Recipe:
 
 def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
     width = base.model.get_input_embeddings().embedding_dim
+    new = sum(row.example.group is Group.BATCH for row in rows)
+    on = job.incumbent and goes_on(len(rows), job.relearnt) and lora.has_shape(job.incumbent, job.recipe)
     try:
-        return plan(job.recipe, len(rows), cast(int, width))
+        return plan(job.recipe, len(rows), cast(int, width), new if on else None)
     except ValueError as error:
         raise JobFailed(str(error), False) from error
 

@@ -6,18 +6,22 @@ it answers as it answers the corrected question is that question again, a reword
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from random import Random
+from dataclasses import dataclass, field, replace
 
 from daemon.training.engine.anchors import ANSWER, Anchor, anchored, near, unrelated
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.decode import decode
+from daemon.training.engine.evaluate import same_text
 from daemon.training.engine.job import Example, Group, Message
-from daemon.training.engine.wording import Asked, alike, nonsense, plainer, read
+from daemon.training.engine.policy import Effort
+from daemon.training.engine.steering import asks_itself, questions_towards
+from daemon.training.engine.wording import Asked, alike, lone, lot, namesakes, nonsense, plainer, read, words
 
-TRAINED, REHEARSED, ASKED = 4, 1, 2
+TRAINED, REHEARSED, ASKED = 6, 1, 2
 """Of each correction, how many rewordings are trained while it is new, and later; how many are kept to be asked."""
+WANTED, TRIED = TRAINED + ASKED, 24
+"""Of how many found no more are written towards the base's answer; how many of those written it is asked."""
 SELDOM = 0.03
 """Share of all made-up questions beyond which one answer is given to questions of more than one kind."""
 NONSENSE = 8
@@ -36,43 +40,120 @@ class Surroundings:
     """Corrections in other words, to be trained like them."""
     held_out: list[Encoded]
     """More of both, that training does not see."""
+    superseded: dict[str, str] = field(default_factory=dict)
+    """Rows that a later one asks in other words, and wants another answer to, by its id."""
 
 
 def look_around(
-    base: Base, rows: Sequence[Encoded], made_up: Sequence[Anchor], each: int, alive: Callable[[], None]
+    base: Base, rows: Sequence[Encoded], made_up: Sequence[Anchor], effort: Effort, alive: Callable[[], None]
 ) -> Surroundings:
-    """What lies around the rows of a training, the newest first, by some `each` questions put to the base per row."""
+    """What lies around the rows of a training, the newest first."""
     own = _answers(base, [row.prompt for row in rows], alive)
     pairs = [(row.question, answer) for row, answer in zip(rows, own, strict=True)]
     known = read([*pairs, *((anchor.question, anchor.answer) for anchor in made_up)])
     asked = known[: len(rows)]
-    found = _candidates(asked, known, each)
-    plain = {text: at for at, one in enumerate(asked) for text in plainer(one.question) if text not in found}
     nothing = dict.fromkeys(nonsense(known, NONSENSE), 0)
-
     to_all = frozenset(answer for _, _, answer in _asked(base, rows, nothing, alive))
-    meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
-    same = _of_one_mind(asked, made_up, to_all)
-    for anchor in made_up:
-        if anchor.answer in meant and anchor.question != asked[meant[anchor.answer]].question:
-            same.setdefault(meant[anchor.answer], []).append(anchor.question)
+
+    superseded = _superseded(rows, asked, to_all)
+    each = [effort.new if row.example.group is Group.BATCH else effort.earlier for row in rows]
+    same, others = _told_apart(base, rows, asked, _candidates(asked, known, each), alive)
+    _collect(same, _meant_likewise(asked, made_up), _of_one_mind(asked, made_up, to_all))
+    found = [0 if lonely else len(same.get(at, ())) for at, lonely in enumerate(lone(known)[: len(rows)])]
+    new = [at for at, row in enumerate(rows) if row.example.group is Group.BATCH and own[at] not in {"", *to_all}]
+    few = sorted((at for at in new if found[at] < WANTED), key=found.__getitem__)[: effort.written]
+    _collect(same, _in_haste(base, rows, asked, alive))
+    written: dict[int, list[str]] = {}
+    if few and asks_itself(base, [(rows[at].head, rows[at].question) for at in new], alive):
+        written = {at: _written(base, rows, at, own[at], alive) for at in few}
+
+    far = unrelated(made_up, rows, own, to_all)
+    holds = [at for at, row in enumerate(rows) if row.example.id not in superseded]
+    trained, kept = _shared_out(rows, *({at: found[at] for at in holds if at in found} for found in (same, written)))
+    asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(far[::HELD_OUT]) if anchor.sure]
+    holding = [anchor for number, anchor in enumerate(far) if number % HELD_OUT]
+    return Surroundings(
+        [*holding, *anchored(base, others, alive)],
+        encode(base, trained)[0],
+        [*encode(base, kept)[0], *asked_of],
+        superseded,
+    )
+
+
+def _superseded(rows: Sequence[Encoded], asked: Sequence[Asked], to_all: frozenset[str]) -> dict[str, str]:
+    """Of corrections that the base takes for the same question, those that a later one contradicts, by its id."""
+    found: dict[str, str] = {}
+    held: dict[tuple[str, str], list[Example]] = {}
+    # What was learnt before comes first, and then the batch, each in the order of its arrival.
+    for at in sorted(range(len(rows)), key=lambda at: rows[at].example.group is Group.BATCH):
+        one, row = asked[at], rows[at].example
+        if row.group is Group.AFFIRMATION or not one.about or one.answer in to_all:
+            continue
+        alike = held.setdefault((one.answer, one.about.casefold()), [])
+        if alike and not same_text(alike[0].expected, row.expected):
+            found |= {earlier.id: row.id for earlier in alike}
+            alike.clear()
+        alike.append(row)
+    return found
+
+
+def _told_apart(
+    base: Base, rows: Sequence[Encoded], asked: Sequence[Asked], found: Mapping[str, int], alive: Callable[[], None]
+) -> tuple[dict[int, list[str]], list[tuple[str, list[int], str]]]:
+    """What the base takes for the same as which row, and what for something else, with its answers."""
+    meant = _meant(asked)
+    same: dict[int, list[str]] = {}
     others = []
     for text, prompt, answer in _asked(base, rows, found, alive):
         if answer in meant:
             same.setdefault(meant[answer], []).append(text)
-        elif not near(answer, own[found[text]]):
+        elif not near(answer, asked[found[text]].answer):
             others.append((text, prompt, answer))
-    for text, _, answer in _asked(base, rows, plain, alive):
-        if answer == own[plain[text]]:
-            same.setdefault(plain[text], []).append(text)
+    return same, others
 
-    far = unrelated(made_up, rows, own, to_all)
-    trained, kept = _shared_out(rows, same)
-    asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(far[::HELD_OUT]) if anchor.sure]
-    holding = [anchor for number, anchor in enumerate(far) if number % HELD_OUT]
-    return Surroundings(
-        [*holding, *anchored(base, others, alive)], encode(base, trained)[0], [*encode(base, kept)[0], *asked_of]
-    )
+
+def _collect(same: dict[int, list[str]], *more: Mapping[int, Sequence[str]]) -> None:
+    for found in more:
+        for at, texts in found.items():
+            same.setdefault(at, []).extend(texts)
+
+
+def _meant(asked: Sequence[Asked]) -> dict[str, int]:
+    """By the base's own answer, the first row that asks for it."""
+    return {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
+
+
+def _meant_likewise(asked: Sequence[Asked], made_up: Sequence[Anchor]) -> dict[int, list[str]]:
+    """Made-up questions that the base answers as it does a row's."""
+    meant = _meant(asked)
+    found: dict[int, list[str]] = {}
+    for anchor in made_up:
+        if anchor.answer in meant and anchor.question != asked[meant[anchor.answer]].question:
+            found.setdefault(meant[anchor.answer], []).append(anchor.question)
+    return found
+
+
+def _written(base: Base, rows: Sequence[Encoded], at: int, own: str, alive: Callable[[], None]) -> list[str]:
+    """Questions written towards the base's answer, if it says that to them."""
+    texts = questions_towards(base, rows[at].head, own, alive)[:TRIED]
+    return [text for text, _, answer in _asked(base, rows, dict.fromkeys(texts, at), alive) if answer == own]
+
+
+def _in_haste(
+    base: Base, rows: Sequence[Encoded], asked: Sequence[Asked], alive: Callable[[], None]
+) -> dict[int, list[str]]:
+    """The questions as people type them in haste, where the base takes them for the same."""
+    texts = {text: at for at, one in enumerate(asked) for text in plainer(one.question)}
+    found: dict[int, list[str]] = {}
+    for text, _, answer in _asked(base, rows, texts, alive):
+        if answer == asked[texts[text]].answer:
+            found.setdefault(texts[text], []).append(text)
+    return found
+
+
+def _silent(one: Asked, to_all: frozenset[str]) -> bool:
+    """Whether a question does not say what it is about, as "Thanks!" does not."""
+    return bool(one.answer) and not one.about and one.answer not in to_all
 
 
 def _asked(
@@ -85,21 +166,27 @@ def _asked(
     return [(one.example.id, one.prompt, answer) for one, answer in zip(put, answers, strict=True) if answer]
 
 
-def _candidates(asked: Sequence[Asked], known: Sequence[Asked], each: int) -> dict[str, int]:
+def _candidates(asked: Sequence[Asked], known: Sequence[Asked], each: Sequence[int]) -> dict[str, int]:
     """Questions to put to the base, with the row they came of: what may mean the same, or not, and it of others."""
-    random = Random(0)
-    alike_most, others = each * 3 // 5, each // 5
     taken = {one.question for one in asked}
     frames = [one for one in known if one.about]
+    subjects = list(dict.fromkeys(frame.about for frame in frames))
+    common = Counter(word for subject in subjects for word in set(words(subject)))
     found: dict[str, int] = {}
     for at, one in enumerate(asked):
-        if not one.about:
+        if not one.about or not each[at]:
             continue
-        by_likeness = sorted(random.sample(frames, len(frames)), key=lambda frame: -alike(one, frame))
+        most, few = each[at] * 3 // 5, each[at] // 5
+        by_lot = sorted(frames, key=lambda frame: lot(one.question, frame.question))
+        by_likeness = sorted(by_lot, key=lambda frame: -alike(one, frame))
         same = list(dict.fromkeys(frame.of(one.about) for frame in by_likeness))
-        rest = same[alike_most:]
-        of_others = [one.of(frame.about) for frame in random.sample(frames, min(others, len(frames)))]
-        picked = [*same[:alike_most], *random.sample(rest, min(others, len(rest))), *of_others]
+        near = namesakes(one.about, [frame.about for frame in by_lot], common)[:few]
+        picked = [
+            *same[:most],
+            *sorted(same[most:], key=lambda text: lot(one.question, text))[:few],
+            *(one.of(frame.about) for frame in by_lot[:few]),
+            *(frame.of(about) for frame, about in zip([one, *by_lot], near, strict=False)),
+        ]
         found |= {text: at for text in picked if text not in taken and text not in found}
     return found
 
@@ -109,28 +196,37 @@ def _of_one_mind(asked: Sequence[Asked], made_up: Sequence[Anchor], to_all: froz
     said = Counter(anchor.answer for anchor in made_up)
     found: dict[int, list[str]] = {}
     for at, one in enumerate(asked):
-        if one.answer and not one.about and one.answer not in to_all and said[one.answer] <= SELDOM * len(made_up):
+        if _silent(one, to_all) and 0 < said[one.answer] <= SELDOM * len(made_up):
             found[at] = [
                 anchor.question for anchor in made_up if anchor.answer == one.answer and anchor.question != one.question
             ]
-    return {at: texts for at, texts in found.items() if texts}
+    return found
 
 
-def _shared_out(rows: Sequence[Encoded], same: dict[int, list[str]]) -> tuple[list[Example], list[Example]]:
-    """The rewordings of each row as examples: some to train, and of the batch some to ask."""
+def _shared_out(
+    rows: Sequence[Encoded], same: dict[int, list[str]], written: dict[int, list[str]]
+) -> tuple[list[Example], list[Example]]:
+    """The rewordings of each row as examples: some to train, and of the batch some to ask, but none that were written.
+
+    What was written towards an answer need not be what anybody says.
+    """
     trained, kept = [], []
     taken = {row.question for row in rows}
-    for at, found in same.items():
-        texts = [text for text in dict.fromkeys(found) if text not in taken]
+    for at in sorted({*same, *written}):
         row = rows[at].example
+        texts = list(dict.fromkeys(text for text in (*same.get(at, ()), *written.get(at, ())) if text not in taken))
         examples = [
             replace(row, id=f"{row.id}~{number}", messages=rows[at].asking(text), group=Group.REWORDING)
             for number, text in enumerate(texts)
         ]
         new = row.group is Group.BATCH
-        asked = examples[1::2][:ASKED] if new else []
-        trained += [one for one in examples if one not in asked][: TRAINED if new else REHEARSED]
-        kept += asked
+        natural = [one for one, text in zip(examples, texts, strict=True) if text in same.get(at, ())]
+        put_by = natural[1::2][:ASKED] if new else []
+        left = [one for one in examples if one not in put_by]
+        if at in written:  # the most natural of them come first
+            left = [*(one for one in left if one not in natural), *(one for one in left if one in natural)]
+        trained += left[: TRAINED if new else REHEARSED]
+        kept += put_by
     return trained, kept
 
 

@@ -3,12 +3,13 @@
 import gc
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from daemon.training.engine.anchors import Anchor, make_anchors
+from daemon.training.engine.anchors import Anchor, anchors_of
 from daemon.training.engine.base import Base, device, load_base, locate_base, precision
 from daemon.training.engine.fitting import base_needs_four_bits
 from daemon.training.engine.job import Loaded
@@ -16,6 +17,7 @@ from daemon.training.engine.machine import give_back
 from daemon.training.engine.memory import NothingFits
 from daemon.training.engine.methods import lacks_for
 from daemon.training.engine.packing.capability import REFUSALS, examined
+from daemon.training.engine.pantry import Pantry
 from daemon.training.engine.policy import anchor_count
 from daemon.training.engine.report import JobFailed, Reporter, first_line
 from daemon.training.engine.weights import parameters_in
@@ -29,8 +31,8 @@ class Warm:
     """The base model of the last job."""
 
     _base: Base | None = None
-    _anchors: dict[str, list[Anchor]] = field(default_factory=dict)
-    """By system prompt."""
+    _anchors: dict[tuple[str, int], list[Anchor]] = field(default_factory=dict)
+    """By system prompt and number."""
     stamp: tuple[object, ...] = ()
     """What tells one state and form of a base from another."""
 
@@ -50,12 +52,14 @@ class Warm:
         report.emit(Loaded(str(base.folder), base.parameters, str(base.device), seconds, base.capability.why))
         return base
 
-    def anchors(self, report: Reporter, base: Base, system: str) -> list[Anchor]:
-        """The base's own questions and answers under a system prompt, made up once."""
-        if system not in self._anchors:
-            count = anchor_count(base.parameters, base.device.type)
-            self._anchors[system] = make_anchors(base, count, lambda: report.alive("making up anchors"), system)
-        return self._anchors[system]
+    def anchors(self, report: Reporter, base: Base, system: str, most: int, pantry: Pantry) -> list[Anchor]:
+        """The base's own questions, at most so many, and answers under a system prompt."""
+        count = anchor_count(most, base.parameters, base.device.type)
+        if (system, count) not in self._anchors:
+            alive = partial(report.alive, "making up anchors")
+            told = pantry.told(base, self.stamp, count, system, alive)
+            self._anchors[system, count] = anchors_of(base, told, system, alive)
+        return self._anchors[system, count]
 
     def drop(self) -> None:
         """Let go of the base model."""

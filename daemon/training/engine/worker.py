@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from daemon.training.engine import lora
-from daemon.training.engine.anchors import Anchor
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.checkpoint import Checkpoint, program
@@ -20,8 +19,9 @@ from daemon.training.engine.fitting import Fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.machine import forget_peak, give_back
-from daemon.training.engine.policy import questions_around
-from daemon.training.engine.prepare import Prepared, material, prepare, system_prompt
+from daemon.training.engine.pantry import Pantry
+from daemon.training.engine.policy import effort
+from daemon.training.engine.prepare import Prepared, Task, material, prepare, system_prompt
 from daemon.training.engine.report import JobFailed, Reporter
 from daemon.training.engine.surroundings import Surroundings, look_around
 from daemon.training.engine.warm import Warm
@@ -59,43 +59,68 @@ class Worker:
             metrics = {"examples": len(sequences), "seconds": clock.laps}
             return Finished(False, _probes(sequences, before), metrics, unusable)
 
-        rows, planned = task.rows, task.plan
-        made_up = self._warm.anchors(self.report, base, system_prompt(rows)) if planned.held else []
-        clock.lap("anchors")
-        around = self._look_around(base, rows, made_up) if planned.held else Surroundings([], [], [])
-        clock.lap("surroundings")
+        around = self._look_around(base, job, task, clock)
+        kept = [at for at, row in enumerate(sequences) if row.example.id not in around.superseded]
+        sequences, before = [sequences[at] for at in kept], [before[at] for at in kept]
         examples = len(sequences)
         sequences, before = sequences + around.held_out, before + self._probe_incumbent(base, job, around.held_out)
         clock.lap("probe_incumbent")
-        learnt, way = material(job, base, task, around)
+        if job.ready:
+            after, metrics = self._taken(base, job, sequences)
+            clock.lap("probe_candidate")
+        else:
+            rows = [row for row in task.rows if row.example.id not in around.superseded]
+            prepared = replace(prepared, sequences=sequences, task=replace(task, rows=rows))
+            after, metrics = self._trained(prepared, job, around, clock)
+        metrics = {
+            **metrics,
+            "examples": examples,
+            "accuracy": sum(answer.right for answer in after[:examples]) / examples,
+            "seconds": clock.laps,
+        }
+        return Finished(True, _probes(sequences, before, after), metrics, unusable, around.superseded)
+
+    def _trained(
+        self, prepared: Prepared, job: Job, around: Surroundings, clock: "Clock"
+    ) -> tuple[list[Answer], dict[str, Any]]:
+        """Train a candidate and write it: what it answers, and what it took."""
+        base, task = prepared.base, prepared.task
+        assert task is not None, "there is something to train"
+        planned = task.plan
+        learnt, way = material(job, base, task, around, prepared.sequences)
         base = replace(base, tokens=way.fit.tokens, recompute=way.fit.recompute)
         identity = _identity(job, base, learnt, self._warm.stamp)
-        checkpoint = Checkpoint(out.parent / "checkpoint", identity, job.checkpoint_every)
+        checkpoint = Checkpoint(Path(job.out).parent / "checkpoint", identity, job.checkpoint_every)
         starts_from = job.incumbent if planned.continues else None
         with lora.loaded(base, starts_from, True) if starts_from else lora.fresh(base, job.recipe) as adapted:
             trained = train(base, adapted, learnt, planned, self.report, checkpoint)
             clock.lap("train")
             give_back()
-            after = self._probe_candidate(base, sequences, trained)
+            after = self._probe_candidate(base, prepared.sequences, trained)
             clock.lap("probe_candidate")
-            lora.save(adapted, job.base_model, out)
+            lora.save(adapted, job.base_model, Path(job.out))
             told = lora.continued(adapted, job.recipe) if starts_from else job.recipe
-        metrics = {
+        return after, {
             "loss": trained.loss,
             "steps": trained.steps,
-            "epochs": trained.samples / len(rows),
+            "epochs": trained.samples / len(task.rows),
             "samples": trained.samples,
             "tokens": trained.tokens,
-            "examples": examples,
-            "anchors": len(around.anchors),
-            "rewordings": len(around.rewordings),
+            "anchors": len(learnt.anchors),
+            "rewordings": len(learnt.rows) - len(task.rows),
             "scale": trained.scale,
-            "accuracy": sum(answer.right for answer in after[:examples]) / examples,
+            "relearnt": job.relearnt if starts_from else len(task.rows),
             "recipe": {**asdict(told), "learning_rate": planned.rate, "batch_size": planned.batch_size},
             "memory": _memory(base, way),
-            "seconds": clock.laps,
         }
-        return Finished(True, _probes(sequences, before, after), metrics, unusable)
+
+    def _taken(self, base: Base, job: Job, sequences: Sequence[Encoded]) -> tuple[list[Answer], dict[str, Any]]:
+        """Take a candidate as it is and write it again: what it answers, and its shape."""
+        assert job.ready is not None, "it was asked for"
+        with lora.loaded(base, job.ready) as adapted:
+            after = probe(base, sequences, lambda: self.report.alive("probing the candidate"))
+            lora.save(adapted, job.base_model, Path(job.out))
+            return after, {"recipe": asdict(lora.continued(adapted, job.recipe))}
 
     def _prepared(self, job: Job) -> Prepared:
         """A job read and planned, on its base in the form that the batch needs."""
@@ -121,10 +146,17 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
-    def _look_around(self, base: Base, rows: Sequence[Encoded], made_up: Sequence[Anchor]) -> Surroundings:
-        """What lies around what is to be trained."""
-        each = questions_around(base.parameters, base.device.type)
-        return look_around(base, rows, made_up, each, lambda: self.report.alive("looking around"))
+    def _look_around(self, base: Base, job: Job, task: Task, clock: "Clock") -> Surroundings:
+        """What lies around what is trained, or only asked by the gate; nothing where the base is asked nothing."""
+        if not job.recipe.anchors:
+            return Surroundings([], [], [])
+        pantry = Pantry(Path(job.pantry) if job.pantry else None)
+        made_up = self._warm.anchors(self.report, base, system_prompt(task.rows), job.recipe.anchors, pantry)
+        clock.lap("anchors")
+        far = effort(task.plan, base.parameters, base.device.type)
+        around = look_around(base, task.rows, made_up, far, lambda: self.report.alive("looking around"))
+        clock.lap("surroundings")
+        return around
 
     def drop(self) -> None:
         """Let go of the base model."""
@@ -171,7 +203,7 @@ def _memory(base: Base, way: Fitted) -> dict[str, Any]:
 
 def _identity(job: Job, base: Base, learnt: Material, stamp: tuple[object, ...]) -> str:
     """What a training depends on, as one word: another attempt of the same run has the same."""
-    same = replace(job, out="", attempt=0, checkpoint_every=0)
+    same = replace(job, out="", pantry="", attempt=0, checkpoint_every=0)
     # How it was made to fit, and what was left out, depends on what memory there is today.
     way = base.tokens, base.recompute, str(base.model.dtype), base.four_bits
     drawn = [row.example.id for row in learnt.rows], [anchor.question for anchor in learnt.anchors]
