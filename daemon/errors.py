@@ -21,6 +21,7 @@ from typing import ClassVar
 # │   ├── LayerIncomplete        1
 # │   └── LayerStale             1
 # ├── BaseModelUnusable          1
+# ├── ProbesUnreadable           1
 # ├── TrainerFailed              1
 # ├── RuntimeUnreachable        75
 # ├── DaemonSilent              75
@@ -111,6 +112,10 @@ class LayerStale(LayerError):
 
 class BaseModelUnusable(PersonaError):
     """A base model is not there, or cannot be loaded."""
+
+
+class ProbesUnreadable(PersonaError):
+    """The file of critical probes cannot be read, or a line of it."""
 
 
 class TrainerFailed(PersonaError):

@@ -19,6 +19,7 @@ _MEASURES: Final = {
     "history": ("retention", "learnt before, still answered so"),
     "affirmation": ("affirmed", "affirmed answers, kept as they are"),
     "anchor": ("locality", "what no correction is about, answered as the base does"),
+    "critical": ("critical", "critical probes, which must hold"),
 }
 """What each group of probes measures, in the words of model editing, and of what."""
 _STAGES: Final = {
@@ -70,6 +71,7 @@ def _facts(run: Run, corrections: Sequence[Correction]) -> dict[str, Any]:
         "next attempt": f"not before {moment(run.not_before)}" if waits else None,
         "batch": _batch(corrections, run.evidence),
         "replaces": _replaces(run.evidence),
+        "likely to blame": _suspects(run.evidence),
         "attempts": f"{run.attempt}, {run.failures} of them failed" if run.attempt > 1 else None,
         "layer": run.layer_path,
     }
@@ -91,6 +93,21 @@ def _replaces(evidence: Mapping[str, Any]) -> str | None:
     if not replaced:
         return None
     return f"{count(replaced, 'answer')} learnt before, of the same context{'' if replaced == 1 else 's'}"
+
+
+def _suspects(evidence: Mapping[str, Any]) -> str | None:
+    found = evidence.get("suspects")
+    if not found or not (found["ids"] or found["tried"]):
+        return None
+    if not found["ids"]:
+        return f"no one's corrections alone: {count(found['tried'], 'training')} without some of them helped nothing"
+    by = f", by {found['author']}" if found["author"] else ""
+    why = (
+        f"without them it would have passed, {count(found['tried'], 'training')} say"
+        if found["tried"]
+        else "not learnt"
+    )
+    return f"{', '.join(short(name) for name in found['ids'])}{by}: {why}"
 
 
 def _gate(scores: dict[str, Any], *, trained: bool) -> Table:

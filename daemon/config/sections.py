@@ -16,6 +16,7 @@ from daemon.config.values import (
     HttpUrl,
     Method,
     Modules,
+    OptionalFile,
     PersonaId,
     PositiveDuration,
     StoreUrl,
@@ -118,6 +119,8 @@ class Training(Section):
     """Learning rate of "fixed"; "until-learned" sets its own."""
     batch_size: int = Field(4, ge=1)
     """Examples per training step."""
+    anchors: int = Field(1024, ge=0)
+    """Questions that the base makes up and answers, to be held where nothing is corrected; 0 asks it nothing at all."""
     max_steps: int = Field(400, ge=1)
     """Budget of "until-learned": it gives up after this many steps."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -153,10 +156,14 @@ class Gate(Section):
     """Margin of what was learnt before: the share that may be lost, 0 to 1."""
     max_affirmations_lost: float = Field(0.0, ge=0, le=1)
     """Margin of the affirmed answers: the share that may change, 0 to 1."""
-    max_drifted: float = Field(0.25, ge=0, le=1)
+    max_drifted: float = Field(0.1, ge=0, le=1)
     """Margin of answers that no correction is about: the share that may change, 0 to 1."""
+    critical: OptionalFile = ""
+    """A file of critical probes, one JSON object a line: what must always, or never, be said; none may be lost."""
+    suspects: int = Field(6, ge=0)
+    """Trainings that a rejection may cost to find out which corrections are to blame; 0 is none."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """How sure a margin must be kept, 0.5 to 1; of fewer than 3 / margin questions, what is seen to be lost counts."""
+    """How sure a margin must be kept, 0.5 to 1; of fewer than 6 / margin questions, what is seen to be lost counts."""
 
 
 class Serve(Section):

@@ -36,9 +36,10 @@ _RESULT: Final = (
     "method",
     "objective",
     "beta",
+    "anchors",
 )
 """Keys of [training] that decide what a layer becomes; the others only decide how it gets there."""
-_LATER: Final = ("method", "objective", "beta")
+_LATER: Final = ("method", "objective", "beta", "anchors")
 """Those of them that older programs did not know, so that their runs' hashes say nothing of a default."""
 
 
@@ -63,7 +64,8 @@ class Resolved:
             "base_model": self.base_model,
             "system_prompt": self.system_prompt,
             "training": training,
-            "gate": self.gate.model_dump(),
+            # Who is to blame for a rejection changes no verdict.
+            "gate": self.gate.model_dump(exclude={"suspects"}),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

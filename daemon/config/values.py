@@ -105,6 +105,10 @@ def _folder(text: str, info: ValidationInfo) -> str:
     return _absolute(text, info)
 
 
+def _optional_file(text: str, info: ValidationInfo) -> str:
+    return _absolute(text, info) if text else ""
+
+
 def _base_model(text: str, info: ValidationInfo) -> str:
     if not text:
         return text
@@ -178,6 +182,7 @@ TraitSlug = Annotated[str, AfterValidator(_trait_slug)]
 CronTime = Annotated[str, AfterValidator(_cron)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 Folder = Annotated[str, AfterValidator(_folder)]
+OptionalFile = Annotated[str, AfterValidator(_optional_file)]
 BaseModelName = Annotated[str, AfterValidator(_base_model)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]

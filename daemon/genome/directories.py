@@ -2,6 +2,7 @@
 
 <root>/<persona>/<trait>/v<NNNN>-<hash8>/   a published layer, never changed again
 <root>/.staging/<run>/<attempt>/            where an attempt of a run writes its candidate
+<root>/.anchors/                             what bases made up and answered, for trainers to hold them by
 <root>/genomes/<persona>.json               what the server follows (daemon.genome.genome_file)
 """
 
@@ -201,6 +202,11 @@ class LayerDirectories:
 
     def _trait(self, persona: str, trait: str) -> Path:
         return self.root / _slug(persona, "persona") / _slug(trait, "trait")
+
+    @property
+    def pantry(self) -> Path:
+        """Where trainers keep what a base makes up."""
+        return self.root / ".anchors"
 
     def _staged_runs(self) -> Path:
         return self.root / ".staging"

@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 
 _DRAWS = 2_000
+ENOUGH = 6
+"""Clusters, times the margin, that a bound needs: of three one that is lost already would be one too many."""
 
 
 def lost_at_most(clusters: Sequence[float], confidence: float) -> float:
@@ -20,8 +22,8 @@ def lost_at_most(clusters: Sequence[float], confidence: float) -> float:
 
 
 def enough(clusters: int, margin: float) -> bool:
-    """Whether so many clusters, with nothing lost, could bound the share lost by a margin."""
-    return margin > 0 and clusters >= 3 / margin
+    """Whether so many clusters, with one of them lost, could bound the share lost by a margin."""
+    return margin > 0 and clusters >= ENOUGH / margin
 
 
 def by_cluster(lost: Sequence[tuple[str, bool]]) -> list[float]:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +14,27 @@ from daemon.domain import Layer, Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.manifest import Manifest
+from daemon.learning.gate import Decision
 from daemon.store.store import Store
 from daemon.training.engine.job import Example, Finished, Group, Job, Recipe
 
 
+@dataclass(frozen=True, slots=True)
+class Incumbent:
+    """A layer that a candidate is compared with, and what its directory says of it."""
+
+    layer: Layer
+    manifest: Manifest
+
+    @property
+    def relearnt(self) -> int:
+        """How many examples there were when its line was last learnt from the base; 0 where it does not say."""
+        found = self.manifest.metrics.get("relearnt")
+        return found if isinstance(found, int) else 0
+
+
 def job(
-    run: Run, settings: Resolved, examples: Sequence[Example], layers: LayerDirectories, incumbent: Layer | None
+    run: Run, settings: Resolved, examples: Sequence[Example], layers: LayerDirectories, incumbent: Incumbent | None
 ) -> Job:
     """The job line of one attempt."""
     training = settings.training
@@ -41,11 +56,15 @@ def job(
             method=training.method,
             objective=training.objective,
             beta=training.beta,
+            anchors=training.anchors,
+            careful=run.evidence.get("decision") == Decision.REJECT,
         ),
         out=str(layers.staging(run.id, run.attempt)),
-        incumbent=str(layers.root / incumbent.path) if incumbent else None,
+        incumbent=str(layers.root / incumbent.layer.path) if incumbent else None,
+        relearnt=incumbent.relearnt if incumbent else 0,
         threads=training.threads,
         memory_gb=training.max_memory_gb,
+        pantry=str(layers.pantry),
         checkpoint_every=training.checkpoint,
     )
 
@@ -59,7 +78,8 @@ def manifest(
     superseded: Iterable[str] = (),
 ) -> Manifest:
     """What the candidate's directory says of it; the layer it replaces need not be one that the job could load."""
-    used = [example for example in job.examples if example.id not in finished.unusable]
+    left_out = {*finished.unusable, *finished.superseded}
+    used = [example for example in job.examples if example.id not in left_out]
     examples = json.dumps([asdict(example) for example in used], sort_keys=True)
     # What goes on from a layer has that layer's shape, whatever the config says.
     followed = asdict(job.recipe) | finished.metrics.get("recipe", {})
@@ -75,7 +95,7 @@ def manifest(
         target_modules=followed["target_modules"],
         dataset_hash=hashlib.sha256(examples.encode()).hexdigest(),
         learnt=[example.id for example in used if example.group is Group.BATCH],
-        rehearsed=[example.id for example in used if example.group is not Group.BATCH],
+        rehearsed=[example.id for example in used if example.group in (Group.HISTORY, Group.AFFIRMATION)],
         superseded=list(superseded),
         metrics=dict(finished.metrics),
         created_at=datetime.now(UTC),

@@ -2,45 +2,39 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from daemon.config.settings import Config, Resolved
-from daemon.domain import Kind, Layer, Run, RunState
-from daemon.errors import BaseModelUnusable, ClaimLost, GenomeMoved, LayerError, LayerStale, TrainerFailed
+from daemon.config.settings import Config
+from daemon.domain import Kind, Run, RunState
+from daemon.errors import (
+    BaseModelUnusable,
+    ClaimLost,
+    GenomeMoved,
+    LayerError,
+    LayerStale,
+    ProbesUnreadable,
+    TrainerFailed,
+)
 from daemon.genome.directories import LayerDirectories, content_hash_of
-from daemon.genome.fingerprint import base_fingerprint
-from daemon.learning import candidate, dataset, gate
-from daemon.learning.dataset import Dataset
+from daemon.learning import candidate, gate
+from daemon.learning.attempt import Attempt, Attempts, trained
 from daemon.learning.gate import Decision, Verdict
+from daemon.learning.suspects import suspects
 from daemon.learning.turns import backoff
 from daemon.store.store import Store
-from daemon.training.engine.job import Finished, Job, Loaded, Resumed, Step
+from daemon.training.engine.job import Finished, Step
 from daemon.training.trainer import Trainer
 
 T = TypeVar("T")
 _LONGEST_WAIT_S = 300.0
 """Between two attempts that fail through no fault of the batch: somebody mends the machine, and waits for us."""
-_LOG_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What one attempt works with: the run, its settings, its examples, and the layer that it would replace."""
-
-    run: Run
-    settings: Resolved
-    data: Dataset
-    incumbent: Layer | None
-    """The job has it only where it can be compared with: a broken or a stale one is replaced all the same."""
-    compared: int
-    job: Job
 
 
 @dataclass(slots=True)
@@ -54,9 +48,11 @@ class Conductor:
     on_step: Callable[[Run, Step | None], None] = lambda _run, _step: None
     """Told of each training step, and with None when the run leaves training."""
     clock: Callable[[], float] = time.time
-    _unread: dict[str, set[str]] = field(default_factory=dict)
-    """By run, what was learnt before and cannot be trained on, where it is in the way of what the run holds."""
+    _attempts: Attempts = field(init=False)
     _log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
+
+    def __post_init__(self) -> None:
+        self._attempts = Attempts(self.store, self.layers, self.config, self.clock)
 
     async def conduct(self, run: Run) -> None:
         """Take a planned or promoting run as far as it goes now; what fails goes back for another attempt or ends."""
@@ -80,7 +76,7 @@ class Conductor:
         except (GenomeMoved, LayerStale) as moved:
             log.info("run.outdated", reason=str(moved))
             await self._again(run, str(moved))
-        except (TrainerFailed, LayerError, BaseModelUnusable, OSError) as failure:
+        except (TrainerFailed, LayerError, BaseModelUnusable, ProbesUnreadable, OSError) as failure:
             await self._failed(run, failure, log)
         except ClaimLost as lost:
             log.info("run.lost", reason=str(lost))
@@ -94,109 +90,69 @@ class Conductor:
             raise
 
     async def _attempt(self, run: Run, log: structlog.stdlib.BoundLogger) -> None:
-        attempt = await self._prepare(run, log)
+        attempts = self._attempts
+        attempt = await attempts.prepare(run, log)
         if attempt is None:
             return
-        finished, fingerprint = await self._train(attempt, log)
-        if finished.unusable and not await self._set_aside(run, finished.unusable, log):
+        finished, fingerprint = await trained(self.trainer, attempt.job, partial(self.on_step, run), log)
+        if finished.unusable and not await attempts.set_aside(run, finished.unusable, log):
             return
         if in_the_way := attempt.data.in_the_way(finished.unusable):
             # Each time there is less in the way: of the batch it is set aside by now, of the history remembered.
-            self._unread.setdefault(run.id, set()).update(in_the_way)
+            attempts.unread.setdefault(run.id, set()).update(in_the_way)
             reason = "what replaces other corrections cannot be trained on; those are learnt in its place"
             log.info("run.outdated", reason=reason)
             await self._again(run, reason)
             return
-        self._unread.pop(run.id, None)
+        attempts.unread.pop(run.id, None)
         run = await self.store.runs.evaluating(run, attempt.compared)
-        judging = partial(gate.judge, finished.probes, attempt.settings.gate, trained=finished.trained)
-        verdict = await asyncio.to_thread(judging)
-        evidence = {**verdict.evidence(finished.probes, finished.metrics), **attempt.data.replaced()}
+        verdict = await _judged(attempt, finished)
+        replaced = attempt.data.replaced(finished.superseded)
+        evidence = {**verdict.evidence(finished.probes, finished.metrics), **replaced}
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
+        if verdict.decision is Decision.REJECT and attempt.may_try_again:
+            await self._once_more(run, verdict, evidence, log)
+            return
         if verdict.decision is Decision.PROMOTE:
-            superseded = attempt.data.superseded
+            superseded = attempt.data.superseded | finished.superseded
             manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished, superseded)
             published = await _to_the_end(asyncio.to_thread(self.layers.publish, Path(attempt.job.out), manifest))
             run = await self.store.runs.promoting(run, published.path, evidence)
             await _to_the_end(self._promote(run, log))
         else:
+            if verdict.decision is Decision.REJECT:
+                evidence["suspects"] = await self._suspects(attempt, finished, log)
             await _to_the_end(self._settle(run, verdict, evidence, log))
             await candidate.retract(self.store, self.layers, run)
         self.layers.discard(run.id)
 
-    async def _prepare(self, run: Run, log: structlog.stdlib.BoundLogger) -> Attempt | None:
-        """Gather what a job needs; None when nothing of the batch can be learnt from."""
-        settings = self.config().persona(*run.key)
-        genome = await self.store.genomes.get(run.key.persona)
-        expression = genome.traits.get(run.key.trait)
-        if expression and expression.pinned:
-            await self.store.runs.cancel(run, "the trait was pinned", self.clock(), held_back=False)
-            return None
-        held = await self.store.corrections.claimed_by(run.id)
-        # What an earlier attempt set aside is held no more.
-        claimed = [correction for correction in held if correction.quarantined is None]
-        unread = self._unread.get(run.id, set())
-        learnt = [row for row in await self.store.corrections.learnt(run.key) if row.id not in unread]
-        data = dataset.build(claimed, learnt, settings.system_prompt)
-        if not await self._set_aside(run, data.broken, log):
-            return None
-        incumbent = genome.layer(run.key.trait)
-        usable = incumbent is not None and await self._usable(incumbent, settings, log)
-        job = candidate.job(run, settings, data.examples, self.layers, incumbent if usable else None)
-        return Attempt(run, settings, data, incumbent, genome.revision, job)
+    async def _once_more(
+        self, run: Run, verdict: Verdict, evidence: dict[str, object], log: structlog.stdlib.BoundLogger
+    ) -> None:
+        """Back to planned after a first rejection, to be trained with more care; the evidence says that it was."""
+        reason = f"{verdict.reason} It is trained once more, held by more anchors, at a lower rate"
+        log.info("run.rejected_once", reason=verdict.reason)
+        await _to_the_end(self.store.runs.retry(run, reason, self.clock(), failed=False, evidence=evidence))
+        self.layers.discard_candidates(run.id)
 
-    async def _set_aside(self, run: Run, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger) -> bool:
-        """Quarantine what of a batch cannot be learnt from; whether a correction is left of it, else the run ends."""
-        held = [row for row in await self.store.corrections.claimed_by(run.id) if row.quarantined is None]
-        reasons = {row.id: broken[row.id] for row in held if row.id in broken}
-        if reasons:
-            await self.store.runs.set_aside(run, reasons)
-        for correction, reason in reasons.items():
-            log.warning("corrections.quarantined", corrections=1, ids=[correction], reason=reason)
-        # Affirmations alone are no batch, before a run or in one.
-        if any(row.kind is Kind.CORRECTION and row.id not in reasons for row in held):
-            return True
-        await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock(), held_back=False)
-        return False
+    async def _suspects(
+        self, attempt: Attempt, finished: Finished, log: structlog.stdlib.BoundLogger
+    ) -> dict[str, object]:
+        """Whose corrections are to blame for a rejection: for the evidence."""
+        trial = count(1)
 
-    async def _usable(self, layer: Layer, settings: Resolved, log: structlog.stdlib.BoundLogger) -> bool:
-        """Whether a layer can be compared with: if not, it is not served either, and the base stands in for it."""
-        try:
-            manifest = await asyncio.to_thread(self.layers.verify, layer.path)
-        except LayerError as error:
-            log.error("layer.broken", layer=layer.path, version=layer.version, reason=str(error))
-            return False
-        return await asyncio.to_thread(candidate.same_base, manifest, settings.base_model)
+        async def passes(ids: Collection[str]) -> bool:
+            out = f"{attempt.job.out}-without-{next(trial)}"
+            examples = [example for example in attempt.job.examples if example.id not in ids]
+            job = replace(attempt.job, examples=examples, out=out, checkpoint_every=0)
+            tried, _ = await trained(self.trainer, job, partial(self.on_step, attempt.run), log)
+            return (await _judged(attempt, tried)).decision is not Decision.REJECT
 
-    async def _train(self, attempt: Attempt, log: structlog.stdlib.BoundLogger) -> tuple[Finished, str]:
-        """Run the job to its end; what it found, and the fingerprint of the base it trained on."""
-        last_logged, fingerprint = float("-inf"), ""
-        async with aclosing(self.trainer.train(attempt.job)) as events:
-            async for event in events:
-                match event:
-                    case Loaded():
-                        log.info(
-                            "run.loaded",
-                            parameters=event.parameters,
-                            device=event.device,
-                            seconds=round(event.seconds, 2),
-                        )
-                        if event.fallback:
-                            log.warning("run.fallback", reads="padded batches instead of trees", reason=event.fallback)
-                        # Now, and not at the end: the folder may hold another model by then.
-                        fingerprint = await asyncio.to_thread(base_fingerprint, Path(event.folder))
-                    case Resumed():
-                        log.info("run.resumed", step=event.step, steps=event.steps)
-                    case Step():
-                        self.on_step(attempt.run, event)
-                        if time.monotonic() - last_logged >= _LOG_EVERY_S:
-                            last_logged = time.monotonic()
-                            log.info("run.training", **event.figures())
-                    case Finished():
-                        return event, fingerprint
-                    case _:
-                        pass
-        raise TrainerFailed("The trainer ended without saying what became of the job.")
+        corrections = [row for row in attempt.claimed if row.kind is Kind.CORRECTION]
+        gate = attempt.settings.gate
+        found = await suspects(corrections, finished.probes, gate, passes)
+        log.info("run.suspects", corrections=len(found.ids), ids=found.ids, author=found.author, trainings=found.tried)
+        return asdict(found)
 
     async def _promote(self, run: Run, log: structlog.stdlib.BoundLogger) -> None:
         """Make the published layer the one that speaks, in one transaction; compare again when the genome moved."""
@@ -274,6 +230,12 @@ class Conductor:
             return
         await self.store.runs.retry(current, reason, self.clock() + wait, failed=counts)
         await candidate.retract(self.store, self.layers, current)
+
+
+async def _judged(attempt: Attempt, finished: Finished) -> Verdict:
+    """What the gate says of a candidate; it draws thousands of samples, so not on the event loop."""
+    judging = partial(gate.judge, finished.probes, attempt.settings.gate, trained=finished.trained)
+    return await asyncio.to_thread(judging)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

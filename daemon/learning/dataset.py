@@ -36,10 +36,14 @@ class Dataset:
             if later in unusable and (earlier in self.claimed or later in self.claimed)
         }
 
-    def replaced(self) -> dict[str, int]:
-        """For the run's page: how many of the batch's corrections were replaced, how many learnt ones it replaces."""
-        lost = sum(self.claimed.get(earlier) is Kind.CORRECTION for earlier in self.superseded)
-        won = sum(later in self.claimed and earlier not in self.claimed for earlier, later in self.superseded.items())
+    def replaced(self, reworded: Mapping[str, str] | None = None) -> dict[str, int]:
+        """For the run's page: how many of the batch's corrections were replaced, how many learnt ones it replaces.
+
+        reworded: corrections that later ones ask in other words, by their ids.
+        """
+        superseded = self.superseded | dict(reworded or {})
+        lost = sum(self.claimed.get(earlier) is Kind.CORRECTION for earlier in superseded)
+        won = sum(later in self.claimed and earlier not in self.claimed for earlier, later in superseded.items())
         return {"superseded": lost, "replaced": won}
 
 
@@ -81,10 +85,21 @@ def defect(correction: Correction) -> str | None:
 
 def messages(correction: Correction) -> list[Message]:
     """What led to the answer: the context's conversation, its plain text, or the original response in its place."""
-    context = correction.context or ""
     if _has_no_context(correction):
         return [{"role": "user", "content": correction.original}]
-    return _conversation(context) or [{"role": "user", "content": context}]
+    return conversation(correction.context or "")
+
+
+def conversation(context: str, system_prompt: str = "") -> list[Message]:
+    """A context as turns: its own where it is a conversation in JSON, else one; the prompt first where it has none."""
+    turns = _conversation(context) or [{"role": "user", "content": context}]
+    return _under(system_prompt, turns)
+
+
+def _under(system_prompt: str, turns: list[Message]) -> list[Message]:
+    if not system_prompt or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": system_prompt}, *turns]
 
 
 def _has_no_context(correction: Correction) -> bool:
@@ -97,12 +112,9 @@ def _grouped(corrections: Iterable[Correction], group: Group) -> Iterable[tuple[
 
 
 def _example(correction: Correction, group: Group, system_prompt: str) -> Example:
-    turns = messages(correction)
-    if system_prompt and turns[0]["role"] != "system":
-        turns = [{"role": "system", "content": system_prompt}, *turns]
     return Example(
         id=correction.id,
-        messages=turns,
+        messages=_under(system_prompt, messages(correction)),
         expected=correction.expected,
         original=correction.original if correction.kind is Kind.CORRECTION else "",
         weight=max(2 * correction.severity, _LEAST_WEIGHT) * (_STAND_IN_WEIGHT if _has_no_context(correction) else 1.0),

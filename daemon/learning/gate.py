@@ -21,6 +21,10 @@ _HAIR = 1e-9
 _MISSHAPEN = 0.1
 """Share of answers that may lose their shape."""
 _WORDS = {
+    Group.CRITICAL: (
+        "It breaks {lost} of {known} critical probes that held",
+        "{kept} of {probes} critical probes hold",
+    ),
     Group.HISTORY: ("It forgot {lost} of {known} answers learnt before", "{kept} of {probes} learnt before are kept"),
     Group.AFFIRMATION: ("It changed {lost} of {known} affirmed answers", "{kept} of {probes} affirmed answers hold"),
     Group.ANCHOR: (
@@ -92,6 +96,7 @@ def judge(probes: Sequence[Probe], gate: Gate, *, trained: bool) -> Verdict:
         Group.HISTORY: gate.max_forgotten,
         Group.AFFIRMATION: gate.max_affirmations_lost,
         Group.ANCHOR: gate.max_drifted,
+        Group.CRITICAL: 0.0,
     }
     scores = {
         group.value: _score([p for p in probes if p.group is group], margins.get(group), gate.confidence)
@@ -139,6 +144,8 @@ def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate)
 
 def _complaint(score: Score, worse: str) -> str:
     said = worse.format(lost=score.lost, known=score.incumbent)
+    if not score.margin:
+        return f"{said}; none may be lost."
     if score.bound is None:
         return f"{said}; {score.margin:.0%} may be lost."
     return f"{said}: up to {score.bound:.1%} may be lost of all, and {score.margin:.0%} are allowed."

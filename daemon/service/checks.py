@@ -13,6 +13,7 @@ from daemon.config.settings import Config
 from daemon.errors import LayerError, PersonaError, RuntimeUnreachable
 from daemon.genome.base_folder import has_chat_template, lacks
 from daemon.genome.directories import LayerDirectories
+from daemon.learning.critical import critical_probes
 from daemon.learning.planner import base_problem
 from daemon.runtimes.runtime import Runtime
 from daemon.service.reconciler import configured
@@ -49,6 +50,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
         trainings = [settings.training for settings in every if settings.base_model == base]
         for finding in (*_targets(base, trainings), *_memory(base, trainings)):
             yield finding
+    for file in sorted({settings.gate.critical for settings in every} - {""}):
+        yield _critical(file)
     yield _trainer(config)
     for runtime in configured(config):
         yield await _runtime(runtime, named=bool(config.runtimes))
@@ -89,6 +92,13 @@ async def _served(config: Config) -> AsyncIterator[Finding]:
                     except LayerError as error:
                         way = f"put it back, or: persona genome rollback {genome.persona} {trait}"
                         yield Finding(f"layer of {genome.persona}:{trait}", False, f"{str(error).rstrip('.')}; {way}")
+
+
+def _critical(file: str) -> Finding:
+    try:
+        return Finding("critical probes", True, f"{len(critical_probes(file, ''))} in {file}")
+    except PersonaError as error:
+        return Finding("critical probes", False, str(error))
 
 
 def _base(base: str) -> Finding:

@@ -138,8 +138,20 @@ class Runs:
             await move(connection, run, run.state, RunState.CANCELLED, **values)
             await _give_back(connection, run)
 
-    async def retry(self, run: Run, reason: str, not_before: float, *, failed: bool) -> Run:
-        """Back to planned, for another attempt not before a time; `failed` counts it against the run."""
+    async def retry(
+        self,
+        run: Run,
+        reason: str,
+        not_before: float,
+        *,
+        failed: bool,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Back to planned, for another attempt not before a time; `failed` counts it against the run.
+
+        evidence: what the gate saw of the candidate that this attempt made, where it made one.
+        """
+        known = {} if evidence is None else {"evidence": rows.dump(evidence)}
         async with self._database.write() as connection:
             await move(
                 connection,
@@ -152,6 +164,7 @@ class Runs:
                 not_before=rows.iso(not_before),
                 layer_path=None,
                 compared_revision=None,
+                **known,
             )
             return await _get(connection, run.id)
 

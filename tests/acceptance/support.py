@@ -55,8 +55,8 @@ class Home:
         text = (
             f"[defaults]\nbase_model = {json.dumps(str(self.base))}\n[serve]\nport = {self.port}\nthreads = 1\n"
             f"[personas.{json.dumps(self.persona)}]\nsystem_prompt = {json.dumps(self.prompt)}\n"
-            # Or others who keep the machine busy would make a training ten times as long.
-            f"training = {{ nice = 0 }}\n{extra}"
+            # Or others who keep the machine busy would make a training ten times as long; and the base knows little.
+            f"training = {{ nice = 0, anchors = 128 }}\n{extra}"
         )
         aside = self.folder / "config.toml.new"
         aside.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from tests.processes import wait_until
 
 AT_ONCE = "[triggers]\nquiet = 0\n"
 """No burst is waited for: what the planner finds due when it looks, it plans."""
-DESTRUCTIVE = f'{AT_ONCE}[training]\npolicy = "fixed"\nepochs = 60\nlearning_rate = 0.003\n'
+DESTRUCTIVE = f'{AT_ONCE}[training]\npolicy = "fixed"\nepochs = 60\nlearning_rate = 0.003\n[gate]\nsuspects = 0\n'
 """Trains the batch alone, from the last layer on, and far too long: what was learnt before is overwritten."""
 
 

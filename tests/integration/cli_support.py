@@ -19,7 +19,7 @@ from scripts.world.facts import World
 
 IMPATIENT = {"triggers.quiet": 0, "training.nice": 0}
 """Lets no burst finish, and does not step back behind what else the machine does."""
-QUICK = {"training.policy": "fixed", "training.epochs": 1, "gate.enabled": False}
+QUICK = {"training.policy": "fixed", "training.epochs": 1, "training.anchors": 0, "gate.enabled": False}
 """Makes a layer in a few steps, and promotes whatever it became."""
 
 

@@ -37,6 +37,8 @@ class Scripted:
     """Raised by the next attempts, one each."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Examples that it says it cannot read."""
+    breaks: set[str] = field(default_factory=set)
+    """Examples that make it change what no correction is about, wherever it learns one."""
     meanwhile: Meanwhile | None = None
     """Happens once, in the middle of the next training."""
     jobs: list[Job] = field(default_factory=list)
@@ -59,7 +61,11 @@ class Scripted:
         trained = self.outcome != "satisfied"
         read = [example for example in job.examples if example.id not in self.unusable]
         unusable = {example.id: self.unusable[example.id] for example in job.examples if example not in read}
-        yield Finished(trained, [self._probe(one.id, one.group) for one in read], {"loss": 0.1}, unusable)
+        probes = [self._probe(one.id, one.group) for one in read]
+        if self.breaks:
+            broken = any(one.id in self.breaks for one in read)
+            probes.append(Probe("anchor-1", Group.ANCHOR, RIGHT, WRONG if broken else RIGHT))
+        yield Finished(trained, probes, {"loss": 0.1}, unusable)
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -112,7 +118,13 @@ class School:
         return await self.planner.plan(Wishes(**{"hurried": True, **wishes}))
 
     async def conduct(self) -> Run:
-        """Carry the one live run as far as it goes; what became of it."""
+        """Carry the one live run as far as it goes, a second try after a rejection included; what became of it."""
+        run = await self.attempt()
+        again = run.state is RunState.PLANNED and run.evidence.get("decision") == "reject"
+        return await self.attempt() if again else run
+
+    async def attempt(self) -> Run:
+        """One attempt of the one live run."""
         (run,) = await self.store.runs.live()
         await self.conductor.conduct(run)
         return await self.run(run.id)

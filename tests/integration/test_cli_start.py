@@ -91,6 +91,17 @@ def test_check_has_one_line_for_everything_and_says_what_to_do(desk: Desk, base:
     assert "not started; start it: persona serve" in done.out
 
 
+def test_check_reads_the_critical_probes(desk: Desk, base: Path) -> None:
+    file = desk.folder / "critical.jsonl"
+    file.write_text('{"context": "Who are you?", "expected": "I am Ada."}\n', encoding="utf-8")
+    desk.configure(defaults__base_model=str(base), gate__critical=str(file))
+    found = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}["critical probes"]
+    assert (found["ok"], found["says"]) == (True, f"1 in {file}")
+    file.write_text("Who are you?\n", encoding="utf-8")
+    found = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}["critical probes"]
+    assert not found["ok"] and found["says"].startswith(f"Line 1 of the critical probes {file} is none: ")
+
+
 def test_check_says_where_training_fits_into_no_memory(desk: Desk, base: Path) -> None:
     desk.configure(defaults__base_model=str(base), training__max_memory_gb=0.3)
     checks = {check["name"]: check for check in desk.persona("check", "--json").json["checks"]}

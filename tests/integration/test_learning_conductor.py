@@ -58,9 +58,11 @@ async def test_the_next_layer_rehearses_what_the_last_one_learnt(school: School)
 
 
 async def test_a_job_is_what_the_config_says(school: School) -> None:
-    recipe = Recipe("fixed", 4, 9, ["q_proj"], 2, 1e-3, 3, 7, 5, "rslora", "orpo", 0.2)
+    recipe = Recipe("fixed", 4, 9, ["q_proj"], 2, 1e-3, 3, 7, 5, "rslora", "orpo", 0.2, 99)
     said = {**asdict(recipe), "threads": 1, "checkpoint": 60}
-    school.configure("[training]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in said.items()))
+    school.configure(
+        "[training]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in said.items() if key != "careful")
+    )
     write(school.path, "one", "two")
     await school.learn()
     job = school.trainer.jobs[-1]
@@ -93,6 +95,66 @@ async def test_invariant_5_a_rejected_batch_leaves_everything_and_does_not_come_
     write(school.path, "four")
     (again,) = (await school.plan()).runs
     assert again.planned_because == "2 of 2 new corrections since the last run was rejected" and again.version == 2
+
+
+async def test_a_refused_candidate_is_trained_once_more_with_more_care(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    await school.plan()
+    run = await school.attempt()
+    assert run.state is RunState.PLANNED and run.evidence["decision"] == "reject" and run.failures == 0
+    assert str(run.reason).endswith("It is trained once more, held by more anchors, at a lower rate")
+    assert set(where(school.path).values()) == {"claimed"} and not school.published()
+    school.trainer.outcome = "better"
+    run = await school.attempt()
+    assert (run.state, run.attempt) == (RunState.PROMOTED, 2)
+    assert [job.recipe.careful for job in school.trainer.jobs] == [False, True]
+    assert set(where(school.path).values()) == {"used"} and school.published() == ["v0001"]
+
+
+async def test_what_somebody_scheduled_is_tried_once(school: School) -> None:
+    school.configure('[training]\npolicy = "fixed"')
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    await school.plan()
+    assert (await school.attempt()).state is RunState.REJECTED
+    assert len(school.trainer.jobs) == 1
+
+
+async def test_a_rejection_names_who_is_likely_to_blame(school: School) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    run = await school.learn()
+    assert sorted(run.evidence["suspects"]["ids"]) == ["one", "two"] and not run.evidence["suspects"]["tried"]
+    write(school.path, "three", "four", "five")
+    school.trainer.outcome, school.trainer.breaks = "better", {"four"}
+    run = await school.learn()
+    assert run.state is RunState.REJECTED and str(run.reason).startswith("It changed 1 of 1 answers that no correction")
+    assert run.evidence["suspects"] == {"ids": ["four"], "author": None, "tried": 5}
+    assert not school.staged()
+
+
+async def test_critical_probes_are_asked_and_never_learnt(school: School) -> None:
+    file = school.path.parent / "critical.jsonl"
+    file.write_text('{"context": "Who are you?", "expected": "I am Ada."}\n', encoding="utf-8")
+    school.configure(f'[gate]\ncritical = "{file.name}"')
+    write(school.path, "one", "two")
+    run = await school.learn()
+    (asked,) = (one for one in school.trainer.jobs[-1].examples if one.group is Group.CRITICAL)
+    assert run.state is RunState.PROMOTED and (asked.id, asked.expected) == ("critical-1", "I am Ada.")
+    manifest = school.layers.verify(str(run.layer_path))
+    assert not manifest.rehearsed and len(manifest.learnt) == 2
+
+
+async def test_a_run_waits_while_its_critical_probes_cannot_be_read(school: School) -> None:
+    school.configure('[gate]\ncritical = "none.jsonl"')
+    write(school.path, "one", "two")
+    run = await school.learn()
+    assert (run.state, run.failures) == (RunState.PLANNED, 0) and "mend gate.critical" in str(run.reason)
+    assert set(where(school.path).values()) == {"claimed"} and not school.trainer.jobs
+    school.configure()
+    school.now = run.not_before
+    assert (await school.conduct()).state is RunState.PROMOTED
 
 
 async def test_a_rejected_batch_comes_back_when_its_settings_change(school: School) -> None:

@@ -10,6 +10,7 @@ import pytest
 from daemon.domain import Run, RunState, TraitKey
 from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.learning import candidate
+from daemon.learning.attempt import trained
 from daemon.learning.planner import Ask
 from daemon.training.engine.job import Job
 from tests.integration.learning_support import School, a_school, cancelled
@@ -190,9 +191,10 @@ async def crashed_before_promotion(school: School) -> Run:
     """A run as a crash leaves it between the layer's directory and the transaction that names it."""
     (run,) = (await school.plan()).runs
     run = await school.store.runs.take(run)
-    attempt = await school.conductor._prepare(run, school.conductor._log)
+    log = school.conductor._log
+    attempt = await school.conductor._attempts.prepare(run, log)
     assert attempt is not None
-    finished, fingerprint = await school.conductor._train(attempt, school.conductor._log)
+    finished, fingerprint = await trained(school.trainer, attempt.job, lambda _: None, log)
     run = await school.store.runs.evaluating(run, attempt.compared)
     manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished)
     published = school.layers.publish(Path(attempt.job.out), manifest)

@@ -13,7 +13,7 @@ from tests.integration.learning_support import School, configured
 from tests.integration.store_support import a_store, where, write
 from tests.integration.training_support import ALTERNATING, FAMILIES, templated
 
-SMALL = "[training]\nthreads = 1\nrank = 8\nalpha = 16\n"
+SMALL = "[training]\nthreads = 1\nrank = 8\nalpha = 16\nanchors = 64\n"
 
 
 @pytest.fixture

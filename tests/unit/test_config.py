@@ -87,9 +87,8 @@ def test_the_promised_defaults(load: Load, tmp_path: Path) -> None:
 def test_training_defaults_are_the_recipes() -> None:
     recipe = Recipe()
     training = Training()
-    assert {key: getattr(training, key) for key in Recipe.__slots__} == {
-        key: getattr(recipe, key) for key in Recipe.__slots__
-    }
+    configured = set(Recipe.__slots__) - {"careful"}  # that is for a second try
+    assert {key: getattr(training, key) for key in configured} == {key: getattr(recipe, key) for key in configured}
 
 
 def test_values_do_not_change(load: Load) -> None:
@@ -602,12 +601,12 @@ def test_the_hash_changes_with_what_decides_a_result(load: Load, text: str, chan
 
 
 def test_every_number_of_the_recipe_is_in_the_hash() -> None:
-    assert set(settings._RESULT) == set(Recipe.__slots__)
+    assert set(settings._RESULT) == set(Recipe.__slots__) - {"careful"}
 
 
 def test_the_hash_is_the_same_everywhere(load: Load) -> None:
     # Stored with runs: a change of this value makes every rejected batch due again.
-    assert load().persona("ada").settings_hash == "bb5ccfe5dd1dc6a2"
+    assert load().persona("ada").settings_hash == "7ccaab3bccf95429"
 
 
 # Reload

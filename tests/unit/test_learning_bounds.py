@@ -10,7 +10,8 @@ from daemon.learning.bounds import by_cluster, enough, lost_at_most
 @pytest.mark.parametrize("clusters", [30, 60, 150, 300])
 def test_nothing_lost_bounds_the_share_by_the_rule_of_three(clusters: int) -> None:
     assert lost_at_most([0.0] * clusters, 0.95) == pytest.approx(3 / clusters, rel=0.05)
-    assert enough(clusters, 3 / clusters) and not enough(clusters - 1, 3 / clusters)
+    assert enough(clusters, 6 / clusters) and not enough(clusters - 1, 6 / clusters)
+    assert lost_at_most([1.0, *[0.0] * (clusters - 1)], 0.95) < 6 / clusters, "one may be lost of just enough"
 
 
 def test_of_nothing_asked_everything_may_be_lost() -> None:

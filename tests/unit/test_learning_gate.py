@@ -70,7 +70,7 @@ def test_what_is_better_and_forgot_nothing_is_promoted(probes: list[Probe], reas
         (batch(2, 8, before=2, gain=float("nan")), "It learned nothing: 2 of 10 answered as expected, as before."),
         (batch(8, 2), "It answers 8 of 10 corrections as expected; 90% are asked for."),
         (batch(9, 1) + kept(Group.HISTORY, 9, lost=1), "It forgot 1 of 10 answers learnt before; 5% may be lost."),
-        (batch(9, 1) + kept(Group.AFFIRMATION, 2, lost=1), "It changed 1 of 3 affirmed answers; 0% may be lost."),
+        (batch(9, 1) + kept(Group.AFFIRMATION, 2, lost=1), "It changed 1 of 3 affirmed answers; none may be lost."),
         (batch(9) + kept(Group.REWORDING, 0, never=4),
          "It answers 0 of 4 rewordings of its corrections as expected; 70% are asked for."),
         (batch(9) + kept(Group.ANCHOR, 17, lost=3),
