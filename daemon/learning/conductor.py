@@ -149,8 +149,12 @@ class Conductor:
             return (await _judged(attempt, tried)).decision is not Decision.REJECT
 
         corrections = [row for row in attempt.claimed if row.kind is Kind.CORRECTION]
-        gate = attempt.settings.gate
-        found = await suspects(corrections, finished.probes, gate, passes)
+        try:
+            found = await suspects(corrections, finished.probes, attempt.settings.gate, passes)
+        except TrainerFailed as failure:
+            # The verdict stands, whoever is to blame.
+            log.warning("run.suspects", reason=f"nobody could be found: {failure}")
+            return {}
         log.info("run.suspects", corrections=len(found.ids), ids=found.ids, author=found.author, trainings=found.tried)
         return asdict(found)
 

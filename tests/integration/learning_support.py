@@ -33,8 +33,8 @@ class Scripted:
 
     outcome: str = "better"
     """better, worse, satisfied; or an error to fail with."""
-    failures: list[Exception] = field(default_factory=list)
-    """Raised by the next attempts, one each."""
+    failures: list[Exception | None] = field(default_factory=list)
+    """Raised by the next attempts, one each; None where one goes well."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Examples that it says it cannot read."""
     breaks: set[str] = field(default_factory=set)
@@ -54,8 +54,8 @@ class Scripted:
         try:
             if happens:
                 await happens(job)
-            if self.failures:
-                raise self.failures.pop(0)
+            if failure := self.failures.pop(0) if self.failures else None:
+                raise failure
         finally:
             self.closed += 1
         trained = self.outcome != "satisfied"

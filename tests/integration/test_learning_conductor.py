@@ -134,6 +134,14 @@ async def test_a_rejection_names_who_is_likely_to_blame(school: School) -> None:
     assert not school.staged()
 
 
+async def test_a_verdict_stands_where_nobody_can_be_found_to_blame(school: School) -> None:
+    write(school.path, "one", "two", "three")
+    school.trainer.breaks, school.trainer.failures = {"two"}, [None, None, TrainerFailed("The trainer died.")]
+    run = await school.learn()
+    assert run.state is RunState.REJECTED and run.evidence["suspects"] == {}
+    assert set(where(school.path).values()) == {"pending"} and not school.staged()
+
+
 async def test_critical_probes_are_asked_and_never_learnt(school: School) -> None:
     file = school.path.parent / "critical.jsonl"
     file.write_text('{"context": "Who are you?", "expected": "I am Ada."}\n', encoding="utf-8")
