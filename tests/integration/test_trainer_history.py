@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from daemon.training.engine import pantry as pantries
 from daemon.training.engine import policy
-from daemon.training.engine.job import Example, Group, Rule
+from daemon.training.engine.job import Example, Group, Job, Rule
 from daemon.training.engine.pantry import Pantry
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.worker import Worker
@@ -35,29 +36,34 @@ def asked(number: int, group: Group = Group.BATCH) -> Example:
     return example(f"place-{number}", f"Where is number {number}?", f"{PLACES[number]}, as far as I know.", group=group)
 
 
+def bare(base: Path, out: Path, examples: list[Example], **others: Any) -> Job:
+    """A job that asks the base nothing: what it makes up without knowing anything holds back what is to be learnt."""
+    return job(base, out, examples, **{**others, "recipe": {"anchors": 0, **others.get("recipe", {})}})
+
+
 def test_training_goes_on_from_the_incumbent_until_the_history_has_doubled(
     worker: Worker, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy, "RELEARNT", 3)
     monkeypatch.setattr(policy, "WATCHED", 2)
-    first = worker.do(job(base, tmp_path / "first", [asked(number) for number in range(4)]))
+    first = worker.do(bare(base, tmp_path / "first", [asked(number) for number in range(4)]))
     assert first.metrics["relearnt"] == 4
     history = [asked(number, Group.HISTORY) for number in range(4)]
     incumbent = {"incumbent": str(tmp_path / "first"), "relearnt": 4}
 
-    grown = worker.do(job(base, tmp_path / "grown", [asked(4), asked(5), *history], **incumbent))
+    grown = worker.do(bare(base, tmp_path / "grown", [asked(4), asked(5), *history], **incumbent))
     assert grown.metrics["relearnt"] == 4, "six are fewer than twice four"
     assert all(probe.candidate and probe.candidate.right for probe in grown.probes if probe.group is not Group.ANCHOR)
-    worker.do(job(base, tmp_path / "begun", [asked(4), *history], **incumbent, recipe={"max_steps": 1}))
+    worker.do(bare(base, tmp_path / "begun", [asked(4), *history], **incumbent, recipe={"max_steps": 1}))
     before, begun = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "begun"))
     moved = max((begun[name] - before[name]).abs().max() for name in before)
     assert 0 < moved < 0.01 < max(tensor.abs().max() for tensor in before.values()), "it begins where the other ended"
 
     batch = [asked(number) for number in (4, 5, 6, 7)]
     once = {"max_steps": 1}
-    anew = worker.do(job(base, tmp_path / "anew", [*batch, *history], **incumbent, recipe=once))
+    anew = worker.do(bare(base, tmp_path / "anew", [*batch, *history], **incumbent, recipe=once))
     assert anew.metrics["relearnt"] == 8
-    other = worker.do(job(base, tmp_path / "other", [asked(4), *history], **incumbent, recipe={"rank": 4, **once}))
+    other = worker.do(bare(base, tmp_path / "other", [asked(4), *history], **incumbent, recipe={"rank": 4, **once}))
     assert other.metrics["relearnt"] == 5, "another shape cannot be gone on from"
 
 
@@ -66,11 +72,11 @@ def test_what_was_forgotten_beside_what_is_watched_is_learnt_again(
 ) -> None:
     monkeypatch.setattr(policy, "RELEARNT", 3)
     monkeypatch.setattr(policy, "WATCHED", 0)
-    worker.do(job(base, tmp_path / "first", [asked(number) for number in range(4)]))
+    worker.do(bare(base, tmp_path / "first", [asked(number) for number in range(4)]))
     history = [asked(number, Group.HISTORY) for number in range(4)]
     batch = [example("again", "Where is number 9?", "Here, there and everywhere.")]
     incumbent = {"incumbent": str(tmp_path / "first"), "relearnt": 4}
-    grown = worker.do(job(base, tmp_path / "grown", [*batch, *history], **incumbent))
+    grown = worker.do(bare(base, tmp_path / "grown", [*batch, *history], **incumbent))
     assert grown.metrics["relearnt"] == 4
     assert all(probe.candidate and probe.candidate.right for probe in grown.probes if probe.group is not Group.ANCHOR)
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import pytest
 from rich.console import Console, Group
 
 from daemon.cli.evidence import page
@@ -66,6 +67,28 @@ def test_what_later_corrections_replaced_is_said() -> None:
     for nothing in ({}, {"superseded": 0, "replaced": 0}):
         lines = shown(RunState.PROMOTED, kinds, evidence=nothing)
         assert "batch 10 corrections" in lines and not any(line.startswith("replaces") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("suspects", "line"),
+    [
+        (
+            {"ids": ["c0ffee0123", "beef"], "author": "eve", "tried": 3},
+            "likely to blame c0ffee01, beef, by eve: without them it would have passed, 3 trainings say",
+        ),
+        ({"ids": ["beef"], "author": None, "tried": 0}, "likely to blame beef: not learnt"),
+        (
+            {"ids": [], "author": None, "tried": 2},
+            "likely to blame no one's corrections alone: 2 trainings without some of them helped nothing",
+        ),
+    ],
+)
+def test_who_is_likely_to_blame_is_said(suspects: dict[str, Any], line: str) -> None:
+    assert line in shown(RunState.REJECTED, [Kind.CORRECTION], evidence={"decision": "reject", "suspects": suspects})
+    nothings: list[dict[str, Any]] = [{}, {"ids": [], "author": None, "tried": 0}]
+    for nothing in nothings:
+        lines = shown(RunState.REJECTED, [Kind.CORRECTION], evidence={"decision": "reject", "suspects": nothing})
+        assert not any(line.startswith("likely") for line in lines)
 
 
 def test_how_a_layer_was_made_is_said() -> None:

@@ -13,14 +13,13 @@ from scripts.benchmarks.learning.candidates import SIZES
 from scripts.benchmarks.learning.gatestudy import SITUATIONS, GateStudy, cases
 from scripts.benchmarks.learning.report import gate_table, table
 from scripts.benchmarks.learning.rivals import RIVALS
-from scripts.benchmarks.learning.stream import Sizes, Stream, stream
+from scripts.benchmarks.learning.stream import QUICK, Sizes, Stream, stream
 from scripts.benchmarks.learning.study import DEFAULT, Course, Study, identity
 from scripts.world.__main__ import build
 from scripts.world.base import world_of
 
 CACHE = Path(__file__).parents[3] / ".cache"
 WORLDS = ("county", "station")
-QUICK = Sizes(batches=2, size=8, traits=1, manners=1, styled=1, superseding=1, outside=60)
 
 
 def main() -> int:

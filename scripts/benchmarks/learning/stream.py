@@ -78,6 +78,10 @@ class Sizes:
     outside: int = 300
 
 
+QUICK = Sizes(batches=2, size=8, traits=1, manners=1, styled=1, superseding=1, outside=60)
+"""A little of it, for a base that knows little."""
+
+
 def stream(world: World, seed: int, sizes: Sizes = Sizes(), corrected: int = PERSONA) -> Stream:
     """Equal worlds, seeds, sizes and personas make equal streams."""
     rng = Random(seed)
