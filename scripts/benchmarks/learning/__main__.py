@@ -9,15 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
-from scripts.benchmarks.learning.candidates import SIZES
+from scripts.benchmarks.learning import candidates
 from scripts.benchmarks.learning.gatestudy import SITUATIONS, GateStudy, cases
 from scripts.benchmarks.learning.report import gate_table, table
 from scripts.benchmarks.learning.rivals import RIVALS
-from scripts.benchmarks.learning.stream import QUICK, Sizes, Stream, stream
+from scripts.benchmarks.learning.stream import HISTORY, QUICK, Sizes, Stream, stream
 from scripts.benchmarks.learning.study import DEFAULT, Course, Study, identity
 from scripts.world.__main__ import build
 from scripts.world.base import world_of
 
+SIZES_OF = {"recipes": Sizes(), "history": HISTORY}
 CACHE = Path(__file__).parents[3] / ".cache"
 WORLDS = ("county", "station")
 
@@ -41,7 +42,7 @@ def main() -> int:
 
 def _study(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
     base = build("test" if options.quick else world, None, console)
-    known, sizes = world_of(base), QUICK if options.quick else Sizes()
+    known, sizes = world_of(base), QUICK if options.quick else SIZES_OF[options.study]
 
     def stream_of(seed: int) -> Stream:
         return stream(known, seed, sizes)
@@ -58,7 +59,7 @@ def _study(options: argparse.Namespace, world: str, console: Console) -> list[di
 def _gate(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
     base = build("test" if options.quick else world, None, console)
     wanted = cases(1 if options.quick else SITUATIONS)
-    study = GateStudy(CACHE / "bench" / "gate" / identity(base, SIZES), base, world_of(base))
+    study = GateStudy(CACHE / "bench" / "gate" / identity(base, candidates.SIZES), base, world_of(base))
     rows = []
     for at, row in enumerate(study.run(wanted), 1):
         rows.append({"world": world, **row})
@@ -71,8 +72,9 @@ def _gate(options: argparse.Namespace, world: str, console: Console) -> list[dic
 
 def _courses(options: argparse.Namespace, world: str) -> list[Course]:
     """The default policy on every seed, the others on the first; it comes first, for they have its budget."""
-    seeds: Sequence[int] = range(1, 2 if options.quick else 1 + options.seeds)
-    others = [] if options.quick else [name for name in RIVALS if not options.only or name in options.only]
+    alone = options.quick or options.study == "history"
+    seeds: Sequence[int] = range(1, 2 if alone else 1 + options.seeds)
+    others = [] if alone else [name for name in RIVALS if not options.only or name in options.only]
     by_tokens = [f"{name}@tokens" for name in others if not RIVALS[name].epochs]
     return [
         *(Course(world, DEFAULT, seed) for seed in seeds),
@@ -90,8 +92,8 @@ def _told(course: Course, row: dict[str, Any]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench learning", description=__doc__)
-    told = "recipes: batch after batch, the default policy and others; gate: good and bad candidates"
-    parser.add_argument("study", nargs="?", choices=("recipes", "gate"), default="recipes", help=told)
+    told = "recipes: the default policy and others; history: what 100 batches cost; gate: good and bad candidates"
+    parser.add_argument("study", nargs="?", choices=("recipes", "history", "gate"), default="recipes", help=told)
     parser.add_argument("--quick", action="store_true", help="a little of it on the tests' small base; a minute")
     parser.add_argument("--json", action="store_true", help="every row, for programs")
     parser.add_argument("--world", type=_worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")

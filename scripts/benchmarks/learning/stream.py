@@ -80,6 +80,8 @@ class Sizes:
 
 QUICK = Sizes(batches=2, size=8, traits=1, manners=1, styled=1, superseding=1, outside=60)
 """A little of it, for a base that knows little."""
+HISTORY = Sizes(batches=100, size=8, traits=1, manners=0, styled=1, superseding=2, outside=200)
+"""A long history of one trait, to see what a batch costs as it grows."""
 
 
 def stream(world: World, seed: int, sizes: Sizes = Sizes(), corrected: int = PERSONA) -> Stream:

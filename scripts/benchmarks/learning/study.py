@@ -48,6 +48,8 @@ class Study:
     def __init__(self, folder: Path, base_folder: Path, stream_of: Callable[[int], Stream]) -> None:
         self._folder, self._base_folder, self._stream_of = folder, base_folder, stream_of
         self._worker = Worker(Reporter(io.StringIO()))
+        self._relearnt: dict[str, int] = {}
+        """By trait, how many examples there were when its layer was last learnt from the base."""
         self._made_up: dict[str, list[Anchor]] = {}
         """By system prompt, what rivals are held by."""
 
@@ -68,6 +70,7 @@ class Study:
         outside = sorted({one.asked for questions in stream.outside.values() for one in questions})
         known = dict(zip(outside, (text or "" for text in answers(self.base, stream, None, outside)), strict=True))
         layers: Layers = done[-1]["layers"] if done else {}
+        self._relearnt = done[-1]["relearnt"] if done else {}
         for batch in stream.batches[len(done) :]:
             began = time.monotonic()
             out = self._folder / course.name / f"{batch.number:02}"
@@ -82,6 +85,7 @@ class Study:
                 "seconds": round(time.monotonic() - began, 1),
                 **spent,
                 "layers": layers,
+                "relearnt": self._relearnt,
             }
             with file.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
@@ -107,16 +111,17 @@ class Study:
                 recipe=Recipe(seed=course.seed),
                 out=str(out / "candidate"),
                 incumbent=layers.get(batch.trait),
+                relearnt=self._relearnt.get(batch.trait, 0),
                 checkpoint_every=0,
             )
-            return self._by_default(job, out)
+            return self._by_default(job, batch.trait, out)
         name, _, by = course.recipe.partition("@")
         made_up = self._anchors(stream.system_prompt) if RIVALS[name].anchors else []
         given = Given(self.base, examples, made_up, layers.get(batch.trait), out / "layer", course.seed)
         spent = train(RIVALS[name], given, self._budget(course, batch, by))
         return asdict(spent)
 
-    def _by_default(self, job: Job, out: Path) -> dict[str, Any]:
+    def _by_default(self, job: Job, trait: str, out: Path) -> dict[str, Any]:
         """As the product does it, gate and second try included."""
         finished = self._worker.do(job)
         verdict = gate.judge(finished.probes, Gate(), trained=finished.trained)
@@ -126,9 +131,10 @@ class Study:
             verdict = gate.judge(finished.probes, Gate(), trained=finished.trained)
         if verdict.decision is gate.Decision.PROMOTE:
             Path(job.out).rename(out / "layer")
+            self._relearnt = {**self._relearnt, trait: finished.metrics["relearnt"]}
         metrics = finished.metrics
         kept = {name: metrics.get(name) for name in ("steps", "tokens", "scale", "rewordings", "anchors")}
-        kept["careful"] = job.recipe.careful
+        kept |= {"careful": job.recipe.careful, "examples": len(job.examples)}
         return {**kept, "stages": metrics["seconds"], "decision": verdict.decision, "reason": verdict.reason}
 
     def _budget(self, course: Course, batch: Batch, by: str) -> Budget:
