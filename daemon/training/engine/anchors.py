@@ -49,9 +49,8 @@ def make_up(base: Base, count: int, alive: Callable[[], None], system: str = "",
     """Up to `count` distinct questions of the base model under a system prompt, with its answers; equal for equals."""
     head = _head(system)
     questions = _questions(base, count, alive, head, seed)
-    return list(
-        zip(questions, decode(base, _prompts(base, head, questions), [ANSWER] * len(questions), alive), strict=True)
-    )
+    answers = decode(base, _prompts(base, head, questions), [ANSWER] * len(questions), alive)
+    return list(zip(questions, answers, strict=True))
 
 
 def anchors_of(base: Base, told: Sequence[Told], system: str, alive: Callable[[], None]) -> list[Anchor]:

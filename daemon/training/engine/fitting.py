@@ -29,7 +29,7 @@ from daemon.training.engine.memory import (
     fastest,
     peak,
 )
-from daemon.training.engine.packing.passes import Line, grouped, head
+from daemon.training.engine.packing.passes import Line, grouped, head, length
 from daemon.training.engine.packing.tree import Tree, plant
 from daemon.training.engine.policy import Plan, anchor_count
 
@@ -154,7 +154,7 @@ def work(base: Base, material: Material, every: Sequence[Encoded], plan: Plan, t
         rank=told.rank,
         minibatches=epoch,
         probed=probed,
-        longest_read=max(map(_tokens, questions)),
+        longest_read=max(map(length, questions)),
         said=spoken,
         decoded=max(said, min(made_up, 2 * TOKENS)),
         read={tokens: _read(base, units[largest], tokens) for tokens in BUDGETS},
@@ -177,7 +177,7 @@ def _whole(base: Base, told: Recipe, read: int, answers: int) -> int:
 
 def holding(base: Base, asked: Work, anchors: Sequence[Anchor], size: int) -> Work:
     """The same with so many anchors a step: their distance is a pass of its own, and not the larger one as a rule."""
-    longest = sorted((anchor.reference.line for anchor in anchors), key=_tokens, reverse=True)[:size]
+    longest = sorted((anchor.reference.line for anchor in anchors), key=length, reverse=True)[:size]
     return replace(asked, tokens=max(asked.tokens, _read(base, [[line] for line in longest])))
 
 
@@ -186,7 +186,7 @@ def _read(base: Base, units: Sequence[list[Line]], tokens: int = 1 << 40) -> int
     groups = list(grouped(base, units, lambda unit: unit, tokens))
     if base.capability.trees:
         return sum(len(_planted(group).tokens) for group in groups)
-    lines = [[_tokens(line) for unit in group for line in unit] for group in groups]
+    lines = [[length(line) for unit in group for line in unit] for group in groups]
     return sum(max(lengths) * len(lengths) for lengths in lines)
 
 
@@ -198,8 +198,4 @@ def _alone(base: Base, unit: list[Line]) -> int:
     """Tokens of a pass over one unit, whose lines share their prompt."""
     if base.capability.trees:
         return len(unit[0][0]) + sum(len(answer) for _, answer in unit)
-    return max(map(_tokens, unit)) * len(unit)
-
-
-def _tokens(line: Line) -> int:
-    return sum(map(len, line))
+    return max(map(length, unit)) * len(unit)

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -20,7 +20,7 @@ from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.footprint import Footprint, footprint
 from daemon.training.engine.job import Answer, Group, Resumed, Step
 from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
-from daemon.training.engine.packing.passes import Line, micro_batches, token_losses
+from daemon.training.engine.packing.passes import length, micro_batches, token_losses
 from daemon.training.engine.packing.tree import kinship
 from daemon.training.engine.policy import CLEAR, FIRM, HALVINGS, SMALLEST, Look, Plan, still_open
 from daemon.training.engine.report import Reporter
@@ -121,7 +121,7 @@ class _Training:
         course.drifted |= zip(held, _hold(self.base, holding, pull, self.report), strict=True)
         if self.quiet.modules:
             (pull * self.plan.quiet * self.quiet.size()).backward()  # type: ignore[no-untyped-call]
-        course.tokens += _length([*objective.lines(part), *(reference.line for reference in holding)])
+        course.tokens += sum(map(length, [*objective.lines(part), *(reference.line for reference in holding)]))
         return course.advance(fallen, len(part))
 
     def look(self) -> Look:
@@ -183,10 +183,6 @@ def _as_small_as_may_be(
         if all(answer.right for answer in answers):
             break
     return factor, answers
-
-
-def _length(lines: Iterable[Line]) -> int:
-    return sum(len(prompt) + len(answer) for prompt, answer in lines)
 
 
 class _Clock:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -101,13 +102,13 @@ def continued(adapted: PeftModel, recipe: Recipe) -> Recipe:
 
 def rank_of(folder: str) -> int:
     """The rank of a layer directory's adapter; raises OSError, ValueError or KeyError where it names none."""
-    return int(json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    return int(_told(folder)["r"])
 
 
 def has_shape(folder: str, recipe: Recipe) -> bool:
     """Whether a layer directory's adapter has the rank and the scaling that a recipe asks for."""
     try:
-        told = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        told = _told(folder)
     except (OSError, ValueError):
         return False
     asked = {"r": recipe.rank, "lora_alpha": recipe.alpha, "use_rslora": recipe.method == "rslora"}
@@ -150,6 +151,12 @@ def save(adapted: PeftModel, base_model: str, out: Path) -> None:
     if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # equal layers have equal bytes
     config.save_pretrained(str(out))
+
+
+def _told(folder: str) -> dict[str, Any]:
+    """What a layer directory's adapter_config.json says."""
+    found: dict[str, Any] = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _linear(base: Base) -> list[str]:

@@ -135,7 +135,8 @@ def effort(plan: Plan, parameters: int, device: str) -> Effort:
     """How far a base of this size is looked around on."""
     if _slow(parameters, device):
         return Effort(FEW_AROUND, 0 if plan.continues else FEW_AROUND // 4, 0)
-    return Effort(AROUND, 0 if plan.continues else AROUND // 4, WRITTEN)
+    # What is written is only trained, and only by who is held.
+    return Effort(AROUND, 0 if plan.continues else AROUND // 4, WRITTEN if plan.held else 0)
 
 
 def _slow(parameters: int, device: str) -> bool:

@@ -57,8 +57,9 @@ def look_around(
 
     superseded = _superseded(rows, asked, to_all)
     each = [effort.new if row.example.group is Group.BATCH else effort.earlier for row in rows]
-    same, others = _told_apart(base, rows, asked, _candidates(asked, known, each), alive)
-    _collect(same, _meant_likewise(asked, made_up), _of_one_mind(asked, made_up, to_all))
+    meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
+    same, others = _told_apart(base, rows, asked, meant, _candidates(asked, known, each), alive)
+    _collect(same, _meant_likewise(asked, meant, made_up), _of_one_mind(asked, made_up, to_all))
     found = [0 if lonely else len(same.get(at, ())) for at, lonely in enumerate(lone(known)[: len(rows)])]
     new = [at for at, row in enumerate(rows) if row.example.group is Group.BATCH and own[at] not in {"", *to_all}]
     few = sorted((at for at in new if found[at] < WANTED), key=found.__getitem__)[: effort.written]
@@ -98,10 +99,17 @@ def _superseded(rows: Sequence[Encoded], asked: Sequence[Asked], to_all: frozens
 
 
 def _told_apart(
-    base: Base, rows: Sequence[Encoded], asked: Sequence[Asked], found: Mapping[str, int], alive: Callable[[], None]
+    base: Base,
+    rows: Sequence[Encoded],
+    asked: Sequence[Asked],
+    meant: Mapping[str, int],
+    found: Mapping[str, int],
+    alive: Callable[[], None],
 ) -> tuple[dict[int, list[str]], list[tuple[str, list[int], str]]]:
-    """What the base takes for the same as which row, and what for something else, with its answers."""
-    meant = _meant(asked)
+    """What the base takes for the same as which row, and what for something else, with its answers.
+
+    meant: by the base's own answer, the first row that asks for it.
+    """
     same: dict[int, list[str]] = {}
     others = []
     for text, prompt, answer in _asked(base, rows, found, alive):
@@ -118,14 +126,10 @@ def _collect(same: dict[int, list[str]], *more: Mapping[int, Sequence[str]]) -> 
             same.setdefault(at, []).extend(texts)
 
 
-def _meant(asked: Sequence[Asked]) -> dict[str, int]:
-    """By the base's own answer, the first row that asks for it."""
-    return {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
-
-
-def _meant_likewise(asked: Sequence[Asked], made_up: Sequence[Anchor]) -> dict[int, list[str]]:
+def _meant_likewise(
+    asked: Sequence[Asked], meant: Mapping[str, int], made_up: Sequence[Anchor]
+) -> dict[int, list[str]]:
     """Made-up questions that the base answers as it does a row's."""
-    meant = _meant(asked)
     found: dict[int, list[str]] = {}
     for anchor in made_up:
         if anchor.answer in meant and anchor.question != asked[meant[anchor.answer]].question:
@@ -170,8 +174,8 @@ def _candidates(asked: Sequence[Asked], known: Sequence[Asked], each: Sequence[i
     """Questions to put to the base, with the row they came of: what may mean the same, or not, and it of others."""
     taken = {one.question for one in asked}
     frames = [one for one in known if one.about]
-    subjects = list(dict.fromkeys(frame.about for frame in frames))
-    common = Counter(word for subject in subjects for word in set(words(subject)))
+    subjects = {frame.about: frozenset(words(frame.about)) for frame in frames}
+    common = Counter(word for theirs in subjects.values() for word in theirs)
     found: dict[str, int] = {}
     for at, one in enumerate(asked):
         if not one.about or not each[at]:
@@ -180,7 +184,7 @@ def _candidates(asked: Sequence[Asked], known: Sequence[Asked], each: Sequence[i
         by_lot = sorted(frames, key=lambda frame: lot(one.question, frame.question))
         by_likeness = sorted(by_lot, key=lambda frame: -alike(one, frame))
         same = list(dict.fromkeys(frame.of(one.about) for frame in by_likeness))
-        near = namesakes(one.about, [frame.about for frame in by_lot], common)[:few]
+        near = namesakes(one.about, {frame.about: subjects[frame.about] for frame in by_lot}, common)[:few]
         picked = [
             *same[:most],
             *sorted(same[most:], key=lambda text: lot(one.question, text))[:few],
@@ -214,17 +218,16 @@ def _shared_out(
     taken = {row.question for row in rows}
     for at in sorted({*same, *written}):
         row = rows[at].example
-        texts = list(dict.fromkeys(text for text in (*same.get(at, ()), *written.get(at, ())) if text not in taken))
+        natural = [text for text in dict.fromkeys(same.get(at, ())) if text not in taken]
+        more = [text for text in dict.fromkeys(written.get(at, ())) if text not in {*taken, *natural}]
         examples = [
             replace(row, id=f"{row.id}~{number}", messages=rows[at].asking(text), group=Group.REWORDING)
-            for number, text in enumerate(texts)
+            for number, text in enumerate([*natural, *more])
         ]
         new = row.group is Group.BATCH
-        natural = [one for one, text in zip(examples, texts, strict=True) if text in same.get(at, ())]
-        put_by = natural[1::2][:ASKED] if new else []
-        left = [one for one in examples if one not in put_by]
-        if at in written:  # the most natural of them come first
-            left = [*(one for one in left if one not in natural), *(one for one in left if one in natural)]
+        put_by = examples[1 : len(natural) : 2][:ASKED] if new else []
+        # Those that were written come first: each stands for words that nothing else brought up.
+        left = [*examples[len(natural) :], *(one for one in examples[: len(natural)] if one not in put_by)]
         trained += left[: TRAINED if new else REHEARSED]
         kept += put_by
     return trained, kept

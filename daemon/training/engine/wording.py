@@ -111,10 +111,13 @@ def plainer(question: str) -> list[str]:
     return [text for text in dict.fromkeys((bare, bare.casefold())) if text and text != question]
 
 
-def namesakes(about: str, others: Sequence[str], common: Mapping[str, int]) -> list[str]:
-    """Those of others that share a word with what a question is about, the rarest first: "Ada Hall" of "Ada Moor"."""
+def namesakes(about: str, others: Mapping[str, frozenset[str]], common: Mapping[str, int]) -> list[str]:
+    """Those of others that share a word with what a question is about, the rarest first: "Ada Hall" of "Ada Moor".
+
+    others: each with its words.
+    """
     own = frozenset(words(about))
-    shared = {other: own & frozenset(words(other)) for other in others}
+    shared = {other: own & theirs for other, theirs in others.items()}
     near = [other for other in shared if shared[other] and shared[other] != own]
     return sorted(near, key=lambda other: min(common[word] for word in shared[other]))
 

@@ -163,7 +163,9 @@ class Worker:
         self._warm.drop()
 
     def _probe_incumbent(self, base: Base, job: Job, sequences: Sequence[Encoded]) -> list[Answer]:
-        """What the trait says now."""
+        """What the trait says now; where nothing is asked, nothing is loaded."""
+        if not sequences:
+            return []
         with lora.loaded(base, job.incumbent) if job.incumbent else nullcontext():
             return probe(base, sequences, lambda: self.report.alive("probing the incumbent"))
 

@@ -63,6 +63,11 @@ def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
     return TokenLosses(losses, leads, places.lines)
 
 
+def length(line: Line) -> int:
+    """Tokens of a prompt and its answer."""
+    return sum(map(len, line))
+
+
 def micro_batches(base: Base, units: Sequence[Unit], lines: Callable[[Unit], list[Line]]) -> Iterator[list[Unit]]:
     """Units in groups that are read in one pass each; a unit is what must not be parted."""
     return grouped(base, units, lines, base.tokens if torch.is_grad_enabled() else TOKENS)
@@ -75,7 +80,7 @@ def grouped(
     if base.capability.trees:
         return cut(units, lambda unit: [prompt + answer[:-1] for prompt, answer in lines(unit)], tokens)
     width = len(max((lines(unit) for unit in units), key=len, default=[]))
-    return by_length(units, lambda unit: max(sum(map(len, line)) for line in lines(unit)) * width, tokens)
+    return by_length(units, lambda unit: max(map(length, lines(unit))) * width, tokens)
 
 
 def answer_states(base: Base, lines: Sequence[Line]) -> tuple[torch.Tensor, Places]:
