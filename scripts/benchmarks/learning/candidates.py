@@ -10,7 +10,7 @@ import torch
 
 from daemon.training.engine import lora
 from daemon.training.engine.base import Base
-from daemon.training.engine.job import Example, Group, Job, Message, Recipe
+from daemon.training.engine.job import Example, Group, Job, Recipe
 from daemon.training.engine.worker import Worker
 from scripts.benchmarks.learning.rivals import RIVALS, Budget, Given, train
 from scripts.benchmarks.learning.stream import PERSONA, Item, Question, Sizes, Stream, stream
@@ -75,9 +75,7 @@ class Situation:
 
     def example(self, name: str, asked: str, expected: str, group: Group, original: str = "") -> Example:
         """One question under the persona's prompt."""
-        system: list[Message] = [{"role": "system", "content": self.stream.system_prompt}]
-        turns = [*(system if self.stream.system_prompt else []), {"role": "user", "content": asked}]
-        return Example(name, turns, expected, original, 1.0, group)
+        return Example(name, self.stream.asking(asked), expected, original, 1.0, group)
 
 
 @dataclass(frozen=True)
@@ -109,11 +107,11 @@ class Workshop:
             lora.save(adapted, str(self.base.folder), out)
         return str(out)
 
-    def by_rival(self, name: str, examples: Sequence[Example], incumbent: str | None, out: Path, rate: float) -> str:
-        """A layer of one of the study's other recipes, overdone."""
+    def overdone(self, examples: Sequence[Example], incumbent: str | None, out: Path, rate: float) -> str:
+        """A layer trained batch after batch, far too long."""
         asked = [one for one in examples if one.group in (Group.BATCH, Group.HISTORY)]
         given = Given(self.base, asked, [], incumbent, out, 0)
-        train(replace(RIVALS[name], epochs=None, rate=rate), given, OVERDONE)
+        train(replace(RIVALS["sequential"], epochs=None, rate=rate), given, OVERDONE)
         return str(out)
 
 

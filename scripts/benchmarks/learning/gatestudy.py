@@ -4,10 +4,8 @@ Truth is what a candidate says to ten times as many questions as the gate asks, 
 """
 
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,7 @@ from daemon.learning import gate
 from daemon.training.engine import lora
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.evaluate import forced
-from daemon.training.engine.job import Example, Finished, Group
+from daemon.training.engine.job import Example, Finished, Group, Job
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.worker import Worker
 from scripts.benchmarks.learning.candidates import (
@@ -32,7 +30,8 @@ from scripts.benchmarks.learning.candidates import (
     noisy,
     scaled,
 )
-from scripts.benchmarks.learning.stream import Item, Question
+from scripts.benchmarks.learning.stream import PERSONA, Item, Question
+from scripts.benchmarks.learning.study import add_row, rows_of
 from scripts.world.facts import World
 from scripts.world.lore import Rule
 
@@ -52,6 +51,8 @@ SITUATIONS = 20
 """Of each come CHOICES good candidates, and as many bad ones."""
 PLAIN = Rule("Begin with these words.", "It is so: {a}")
 """A style where a world has none."""
+FIRST = "first"
+"""Name of the layer with a situation's first batch."""
 OTHER = 1
 """Another persona than the one that is corrected."""
 
@@ -85,19 +86,15 @@ class GateStudy:
         worker = Worker(Reporter(io.StringIO()))
         self._folder, self._world = folder, world
         self._shop = Workshop(worker, worker.base(str(base_folder)), folder)
-        self._encoded: dict[int, dict[str, list[Encoded]]] = {}
 
     def run(self, wanted: Sequence[Case]) -> Iterator[dict[str, Any]]:
         """What the gate said of each case, and what is true."""
         file = self._folder / "cases.jsonl"
-        done = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        known = {row["name"]: row for row in done}
-        self._folder.mkdir(parents=True, exist_ok=True)
+        known = {row["name"]: row for row in rows_of(file)}
         for case in wanted:
             if case.name not in known:
                 known[case.name] = self._case(case)
-                with file.open("a") as lines:
-                    lines.write(json.dumps(known[case.name]) + "\n")
+                add_row(file, known[case.name])
             yield known[case.name]
 
     def _case(self, case: Case) -> dict[str, Any]:
@@ -117,25 +114,24 @@ class GateStudy:
 
     def _truth(self, made: "_Made") -> dict[str, Any]:
         """By measure, how many are asked, and how many the incumbent and the candidate answer, and only the former."""
-        asked = made.questions
-        before, after = (self._right(asked, layer) for layer in (made.incumbent, made.layer))
+        asked = {measure: encode(self._shop.base, examples)[0] for measure, examples in made.questions.items()}
+        before, after = (self._right(asked, layer) for layer in (made.incumbent, made.job.out))
         return {
             measure: {
-                "asked": len(questions),
+                "asked": len(rows),
                 "before": sum(before[measure]),
                 "after": sum(after[measure]),
                 "lost": sum(was and not now for was, now in zip(before[measure], after[measure], strict=True)),
             }
-            for measure, questions in asked.items()
+            for measure, rows in asked.items()
         }
 
-    def _right(self, asked: Mapping[str, list[Example]], layer: str) -> dict[str, list[bool]]:
+    def _right(self, asked: Mapping[str, list[Encoded]], layer: str) -> dict[str, list[bool]]:
         """Whether greedy decoding says each expected answer: it does when every token of it leads."""
         base = self._shop.base
         found = {}
-        with lora.loaded(base, layer) if layer else nullcontext():
-            for measure, examples in asked.items():
-                rows = encode(base, examples)[0]
+        with lora.loaded(base, layer):
+            for measure, rows in asked.items():
                 leads = forced(base, [(row.prompt, row.expected) for row in rows], lambda: None)
                 found[measure] = [each.lead > 0 for each in leads]
         return found
@@ -152,25 +148,24 @@ class _Made:
     @cached_property
     def incumbent(self) -> str:
         """The layer with the first batch."""
-        return self._learnt(self._situation, "first", self._situation.first, (), None)
+        return self._learnt(self._situation, FIRST, self._situation.first, (), None)
 
-    @property
-    def layer(self) -> str:
-        """The candidate's folder."""
-        return str(self._shop.folder / f"{self._case.situation:02}-{self._name}")
+    @cached_property
+    def job(self) -> Job:
+        """What the gate's questions about it are asked by."""
+        return self._shop.job(self._situation, self._examples(), self._case.name, self.incumbent)
 
     @cached_property
     def finished(self) -> Finished:
         """What the gate is told of it."""
         maker = self._maker()
-        shutil.rmtree(self.layer, ignore_errors=True)
-        job = self._shop.job(self._situation, self._examples(), self._name, self.incumbent)
+        shutil.rmtree(self.job.out, ignore_errors=True)
         if maker is None:
-            return self._shop.worker.do(job)
+            return self._shop.worker.do(self.job)
         made = self._shop.folder / f"{self._case.name}-made"
         shutil.rmtree(made, ignore_errors=True)
         ready = maker(made)
-        return self._shop.worker.do(replace(job, ready=ready))
+        return self._shop.worker.do(replace(self.job, ready=ready))
 
     @property
     def questions(self) -> dict[str, list[Example]]:
@@ -198,10 +193,6 @@ class _Made:
             for measure, asked in every.items()
         }
 
-    @property
-    def _name(self) -> str:
-        return self._case.name
-
     def _items(self) -> Sequence[Item]:
         situation, case = self._situation, self._case
         items = situation.batch(case.choice)
@@ -222,15 +213,16 @@ class _Made:
         shop, situation, kind = self._shop, self._situation, self._case.kind
         if kind in ("against affirmed style", "overtrained"):
             rate = 1e-3 if kind != "overtrained" else 5e-3
-            return lambda out: shop.by_rival("sequential", self._examples(), self.incumbent, out, rate)
+            return lambda out: shop.overdone(self._examples(), self.incumbent, out, rate)
         if kind in ("another trait's", "another persona's"):
-            other = Situation.of(self._world, situation.number + 1, OTHER if kind == "another persona's" else 0)
-            return lambda _: self._learnt(other, f"first-{kind[8:13]}", other.first, (), None)
+            persona, name = (OTHER, "first-other") if kind == "another persona's" else (PERSONA, FIRST)
+            other = Situation.of(self._world, situation.number + 1, persona)
+            return lambda _: self._learnt(other, name, other.first, (), None)
         change = {"three times as strong": scaled, "noise added": noisy, "half the modules missing": halved}.get(kind)
         if change is None:
             return None
         good = self._learnt(
-            situation, f"{self._case.choice}-damaged", self._batch, situation.learnt(self._batch), self.incumbent
+            situation, replace(self._case, kind=GOOD).name, self._batch, situation.learnt(self._batch), self.incumbent
         )
         return lambda out: shop.changed(good, out, change)
 

@@ -9,7 +9,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import probe
-from daemon.training.engine.job import Example, Group, Message
+from daemon.training.engine.job import Example, Group
 from scripts.benchmarks.learning.stream import Question, Stream
 
 ROOM = 40
@@ -70,7 +70,7 @@ def answered(
 ) -> tuple[list[bool], list[bool]]:
     """Which questions are answered as they should be, and which answers end at all."""
     examples = [
-        Example(str(at), _asked(stream, one.asked), one.answer, "", 1.0, Group.ANCHOR)
+        Example(str(at), stream.asking(one.asked), one.answer, "", 1.0, Group.ANCHOR)
         for at, one in enumerate(questions)
     ]
     rows, unusable = encode(base, examples)
@@ -82,15 +82,10 @@ def answered(
 
 def answers(base: Base, stream: Stream, layer: str | None, asked: Sequence[str]) -> list[str | None]:
     """What is said to each question; None where it does not end."""
-    prompts = [base.chat.prompt_ids(_asked(stream, text)) for text in asked]
+    prompts = [base.chat.prompt_ids(stream.asking(text)) for text in asked]
     with lora.loaded(base, layer) if layer else nullcontext():
         said = decode(base, prompts, [ROOM] * len(prompts), lambda: None)
     return [base.chat.text(ids[:-1]) if base.chat.ended(ids) else None for ids in said]
-
-
-def _asked(stream: Stream, text: str) -> list[Message]:
-    system: list[Message] = [{"role": "system", "content": stream.system_prompt}] if stream.system_prompt else []
-    return [*system, {"role": "user", "content": text}]
 
 
 def share(right: Sequence[bool]) -> float | None:

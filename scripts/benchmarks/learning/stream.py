@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
+from daemon.training.engine.job import Message
 from scripts.world.facts import World
 from scripts.world.lore import Manner
 
@@ -57,6 +58,11 @@ class Stream:
     """By trait, facts and manners that are none of its corrections' business."""
     overwritten: float
     """Share of the world's facts that the stream corrects."""
+
+    def asking(self, question: str) -> list[Message]:
+        """A question under the persona's prompt, as the persona is served."""
+        system: list[Message] = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return [*system, {"role": "user", "content": question}]
 
     def due(self, number: int) -> list[tuple[str, Item]]:
         """What has come in by batch `number` and is not superseded, with its trait."""

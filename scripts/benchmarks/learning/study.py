@@ -61,12 +61,11 @@ class Study:
     def run(self, course: Course) -> Iterator[dict[str, Any]]:
         """The row of every batch, as it is known; those that are not are worked out."""
         file = self._folder / f"{course.name}.jsonl"
-        done = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        done = rows_of(file)
         yield from done
         stream = self._stream_of(course.seed)
         if len(done) == len(stream.batches):
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
         outside = sorted({one.asked for questions in stream.outside.values() for one in questions})
         known = dict(zip(outside, (text or "" for text in answers(self.base, stream, None, outside)), strict=True))
         layers: Layers = done[-1]["layers"] if done else {}
@@ -87,8 +86,7 @@ class Study:
                 "layers": layers,
                 "relearnt": self._relearnt,
             }
-            with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+            add_row(file, row)
             yield row
 
     def _learn(self, course: Course, stream: Stream, batch: Batch, layers: Layers, out: Path) -> dict[str, Any]:
@@ -140,7 +138,7 @@ class Study:
     def _budget(self, course: Course, batch: Batch, by: str) -> Budget:
         """What the default took for the same batch."""
         file = self._folder / f"{Course(course.world, DEFAULT, course.seed).name}.jsonl"
-        row = json.loads(file.read_text().splitlines()[batch.number - 1])
+        row = rows_of(file)[batch.number - 1]
         return Budget(tokens=row["tokens"]) if by == "tokens" else Budget(steps=row["steps"])
 
     def _anchors(self, system_prompt: str) -> list[Anchor]:
@@ -148,6 +146,18 @@ class Study:
             told = make_up(self.base, ANCHORS, lambda: None, system_prompt)
             self._made_up[system_prompt] = anchors_of(self.base, told, system_prompt, lambda: None)
         return self._made_up[system_prompt]
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """What is known already; nothing where there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def add_row(file: Path, row: dict[str, Any]) -> None:
+    """Keep a row for the next start."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
 
 
 def identity(base: Path, sizes: Sizes) -> str:
