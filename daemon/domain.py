@@ -25,6 +25,19 @@ class Kind(StrEnum):
     """The expected response is right; keep it."""
 
 
+class Purpose(StrEnum):
+    """What a run is for."""
+
+    LEARN = "learn"
+    """To learn what is pending."""
+    RELEARN = "relearn"
+    """To learn what is used already, and what the layer that speaks now does not know: it holds no corrections."""
+    TRANSFER = "transfer"
+    """To take over another persona's layer, or what that learnt."""
+    MERGE = "merge"
+    """To make one layer of several, or of what those learnt."""
+
+
 class RunState(StrEnum):
     """Where a run stands; every change of it is one transaction."""
 
@@ -52,6 +65,9 @@ class RunState(StrEnum):
         """Whether a run in this state still holds its corrections."""
         return self in LIVE_STATES
 
+
+MADE = frozenset({Purpose.TRANSFER, Purpose.MERGE})
+"""Purposes of runs whose first candidate is made of layers that there are."""
 
 LIVE_STATES = frozenset({RunState.PLANNED, RunState.TRAINING, RunState.EVALUATING, RunState.PROMOTING})
 
@@ -123,6 +139,19 @@ class Run:
     layer_path: str | None = None
     finished: float | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    purpose: Purpose = Purpose.LEARN
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """What its purpose needs to know: the base that it is relearnt for, or the layers that it is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Why a run is planned, under which settings, and what for; as in Run."""
+
+    because: str
+    settings_hash: str
+    purpose: Purpose = Purpose.LEARN
+    task: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

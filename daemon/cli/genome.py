@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from daemon.cli import showing
+from daemon.cli import making, showing
 from daemon.cli.options import (
     ConfigOption,
     JsonOption,
@@ -32,6 +32,8 @@ VersionArgument = Annotated[
 _COLOURS = {"active": "green", "rolled-back": "yellow"}
 
 app = noun("What a persona speaks with, and the way back.")
+app.command()(making.transfer)
+app.command()(making.merge)
 
 
 @app.command()

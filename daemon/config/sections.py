@@ -133,6 +133,8 @@ class Training(Section):
     """Longest silence of the training process, after which it counts as hung and is ended."""
     idle_timeout: Duration = 600.0
     """How long the training process stays loaded with nothing to do; 0 is for ever."""
+    shared: bool = True
+    """Whether other personas may be taught what was learnt here, by `persona genome transfer` and `merge`."""
     max_attempts: int = Field(5, ge=1)
     """Attempts of one run before its corrections are quarantined."""
     max_memory_gb: float = Field(0.0, ge=0)

@@ -139,7 +139,7 @@ class LayerDirectories:
     def taught(self, path: str) -> list[str]:
         """Ids of all the corrections that a layer's data was made of, by its manifest; none where it says nothing."""
         manifest = _told(self.root / path)
-        return [*manifest.learnt, *manifest.rehearsed, *manifest.superseded] if manifest else []
+        return manifest.taught if manifest else []
 
     def find(self, persona: str, trait: str, version: int) -> str | None:
         """The directory of one version relative to the root, if there is one; of several, the one made last."""

@@ -44,6 +44,8 @@ class Manifest(BaseModel):
     """Ids of earlier corrections and of affirmations that it was trained to keep."""
     superseded: list[str] = []
     """Ids of corrections, of batch and history, that later ones of the same context replaced in its data."""
+    sources: list[str] = []
+    """Names of the layers that it was made of, where it was not trained."""
     metrics: dict[str, Any] = {}
     files: dict[str, FileRecord] = {}
     created_at: AwareDatetime
@@ -53,6 +55,11 @@ class Manifest(BaseModel):
     def name(self) -> str:
         """How people write it: PERSONA:TRAIT@VERSION."""
         return f"{self.persona}:{self.trait}@{self.version}"
+
+    @property
+    def taught(self) -> list[str]:
+        """Ids of all the corrections that its data was made of."""
+        return [*self.learnt, *self.rehearsed, *self.superseded]
 
     @staticmethod
     def parse(text: str | bytes) -> "Manifest":

@@ -1,18 +1,22 @@
 """What admins ask for, carried out: each request is answered once, with a result or with why it is refused."""
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from daemon.domain import AdminRequest, TraitKey
+from daemon.domain import AdminRequest, Run, TraitKey
 from daemon.errors import LayerError, PersonaError, RequestRefused
 from daemon.genome.directories import LayerDirectories
 from daemon.learning import candidate
+from daemon.learning.making import Making
 from daemon.learning.planner import Ask, Planner, Wishes
+from daemon.store.plans import of_row
 from daemon.store.rows import is_unicode
 from daemon.store.store import Store
 
@@ -33,6 +37,10 @@ class Admin:
     abort: Callable[[str], None] = lambda _run: None
     """Stops the run that is being conducted, if it is this one."""
     clock: Callable[[], float] = time.time
+    _making: Making = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._making = Making(self.store, self.layers, self.planner.config, self.clock)
 
     async def serve(self) -> bool:
         """Answer every request that waits; whether there was any."""
@@ -60,6 +68,8 @@ class Admin:
             "pin": self._pin,
             "unpin": self._unpin,
             "release": self._release,
+            "transfer": self._transfer,
+            "merge": self._merge,
         }
         handler = handlers.get(request.kind)
         if handler is None:
@@ -157,13 +167,39 @@ class Admin:
         _log.info("genome.revised", persona=key.persona, trait=key.trait, revision=revision, reason="unpin")
         return {"persona": key.persona, "trait": key.trait, "revision": revision}
 
+    async def _transfer(self, request: AdminRequest) -> Result:
+        trait, by = _text(request.args, "trait"), request.requested_by or "an admin"
+        source, key = (TraitKey(_text(request.args, name), trait) for name in ("from", "to"))
+        return _one(*await self._making.transfer(source, key, by))
+
+    async def _merge(self, request: AdminRequest) -> Result:
+        asked = request.args.get("layers")
+        if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
+            raise RequestRefused("layers is a list of objects: persona, trait, and perhaps version and weight.")
+        sources = [
+            (
+                _key(each),
+                None if each.get("version") is None else _version(each, "version"),
+                _number(each, "weight", 1.0),
+            )
+            for each in asked
+        ]
+        method, density = request.args.get("method", "cat"), _number(request.args, "density", 0.5)
+        by = request.requested_by or "an admin"
+        return _one(*await self._making.merge(sources, _key(request.args), str(method), density, by))
+
     async def _release(self, request: AdminRequest) -> Result:
         ids = request.args.get("ids")
         if not isinstance(ids, list) or not all(isinstance(item, str) and is_unicode(item) for item in ids):
             raise RequestRefused("ids is a list of corrections' ids.")
+        rows = await self.store.corrections.by_ids(ids)
         released = await self.store.corrections.release(ids)
         if not released:
             raise RequestRefused("None of these is quarantined; see: persona corrections list --state quarantined")
+        # What is used is pending no more: nothing but this makes its trait due.
+        back = [row for row in rows.values() if row["is_used_in_training"] and row["quarantined_reason"] is not None]
+        for key, count in Counter(map(of_row, back)).items():
+            await self.planner.relearn(key, f"{count} corrections that were learnt once were released")
         return {"released": released}
 
 
@@ -180,6 +216,18 @@ def _version(args: Mapping[str, Any], name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _VERSIONS:
         return value
     raise RequestRefused(f"{name} is a version number, where 0 is the base model; not {value!r:.40}.")
+
+
+def _number(args: Mapping[str, Any], name: str, default: float) -> float:
+    value = args.get(name, default)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise RequestRefused(f"{name} is a number; not {value!r:.40}.")
+
+
+def _one(run: Run, corrections: int) -> Result:
+    """What came of a request that leads to one run, as `train` answers."""
+    return {"runs": [run.id], "under_way": [], "waits": {}, "owed": [], "hindered": [], "corrections": corrections}
 
 
 def _key(args: Mapping[str, Any]) -> TraitKey:

@@ -4,21 +4,23 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import Correction, Kind, Layer, Run
+from daemon.domain import MADE, Correction, Kind, Layer, Purpose, Run
 from daemon.errors import LayerError, TrainerFailed
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.learning import candidate, dataset
 from daemon.learning.critical import critical_probes
 from daemon.learning.dataset import Dataset
+from daemon.learning.gate import Decision
+from daemon.learning.making import Making
 from daemon.store.store import Store
-from daemon.training.engine.job import Finished, Job, Loaded, Resumed, Step
+from daemon.training.engine.job import Finished, Group, Job, Loaded, Resumed, Step
 from daemon.training.trainer import Trainer
 
 _LOG_EVERY_S = 5.0
@@ -40,7 +42,12 @@ class Attempt:
     @property
     def may_try_again(self) -> bool:
         """Whether a rejection is followed by a second try: the schedule of "fixed" is what somebody asked for."""
-        return self.job.recipe.policy != "fixed" and not self.job.recipe.careful
+        return not was_rejected(self.run) and (self.job.recipe.policy != "fixed" or self.job.blend is not None)
+
+
+def was_rejected(run: Run) -> bool:
+    """Whether the gate has refused a candidate of this run already."""
+    return run.evidence.get("decision") == Decision.REJECT
 
 
 @dataclass(slots=True)
@@ -51,6 +58,7 @@ class Attempts:
     layers: LayerDirectories
     config: Callable[[], Config]
     clock: Callable[[], float]
+    making: Making
     unread: dict[str, set[str]] = field(default_factory=dict)
     """By run, what was learnt before and cannot be trained on, where it is in the way of what the run holds."""
 
@@ -67,16 +75,23 @@ class Attempts:
         claimed = [correction for correction in held if correction.quarantined is None]
         unread = self.unread.get(run.id, set())
         learnt = [row for row in await self.store.corrections.learnt(run.key) if row.id not in unread]
-        data = dataset.build(claimed, learnt, settings.system_prompt)
-        if not await self.set_aside(run, data.broken, log):
-            return None
         incumbent = genome.layer(run.key.trait)
         usable = await self._usable(incumbent, settings, log) if incumbent else None
+        # What is made of layers whose corrections are all here already has to answer all of them.
+        known = [] if usable is None or (run.purpose in MADE and not claimed) else usable.manifest.taught
+        data = dataset.build(claimed, learnt, settings.system_prompt, known)
+        if not await self.set_aside(run, data, data.broken, log):
+            return None
         probes = await asyncio.to_thread(critical_probes, settings.gate.critical, settings.system_prompt)
+        blend = None if was_rejected(run) else await self.making.blend(run, settings.base_model)
+        careful = was_rejected(run) and run.purpose not in MADE
         job = candidate.job(run, settings, [*data.examples, *probes], self.layers, usable)
+        job = replace(job, blend=blend, recipe=replace(job.recipe, careful=careful))
         return Attempt(run, settings, claimed, data, incumbent, genome.revision, job)
 
-    async def set_aside(self, run: Run, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger) -> bool:
+    async def set_aside(
+        self, run: Run, data: Dataset, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger
+    ) -> bool:
         """Quarantine what of a batch cannot be learnt from; whether a correction is left of it, else the run ends."""
         held = [row for row in await self.store.corrections.claimed_by(run.id) if row.quarantined is None]
         reasons = {row.id: broken[row.id] for row in held if row.id in broken}
@@ -87,7 +102,11 @@ class Attempts:
         # Affirmations alone are no batch, before a run or in one.
         if any(row.kind is Kind.CORRECTION and row.id not in reasons for row in held):
             return True
-        await self.store.runs.cancel(run, "nothing of the batch can be learnt from", self.clock(), held_back=False)
+        batch = [example for example in data.examples if example.group is Group.BATCH]
+        if run.purpose is not Purpose.LEARN and any(example.id not in broken for example in batch):
+            return True  # what was learnt once is held by no run
+        why = "nothing of the batch can be learnt from" if held or reasons else "there is nothing to learn again"
+        await self.store.runs.cancel(run, why, self.clock(), held_back=False)
         return False
 
     async def _usable(

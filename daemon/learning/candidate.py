@@ -10,11 +10,10 @@ from pathlib import Path
 
 from daemon import __version__
 from daemon.config.settings import Resolved
-from daemon.domain import Layer, Run, RunState
+from daemon.domain import Layer, Purpose, Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.manifest import Manifest
-from daemon.learning.gate import Decision
 from daemon.store.store import Store
 from daemon.training.engine.job import Example, Finished, Group, Job, Recipe
 
@@ -57,7 +56,6 @@ def job(
             objective=training.objective,
             beta=training.beta,
             anchors=training.anchors,
-            careful=run.evidence.get("decision") == Decision.REJECT,
         ),
         out=str(layers.staging(run.id, run.attempt)),
         incumbent=str(layers.root / incumbent.layer.path) if incumbent else None,
@@ -97,6 +95,7 @@ def manifest(
         learnt=[example.id for example in used if example.group is Group.BATCH],
         rehearsed=[example.id for example in used if example.group in (Group.HISTORY, Group.AFFIRMATION)],
         superseded=list(superseded),
+        sources=[str(each["name"]) for each in run.task.get("layers", ())] if job.blend else [],
         metrics=dict(finished.metrics),
         created_at=datetime.now(UTC),
         program_version=__version__,
@@ -124,6 +123,8 @@ async def retract(store: Store, layers: LayerDirectories, run: Run) -> None:
     now = await store.runs.get(run.id)
     if now and now.state is not RunState.PROMOTED:
         held = [correction.id for correction in await store.corrections.claimed_by(run.id)]
+        if run.purpose is not Purpose.LEARN:
+            held += [correction.id for correction in await store.corrections.learnt(run.key)]
         await asyncio.to_thread(layers.retract, *run.key, run.version, held)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from daemon.config.settings import Config
-from daemon.domain import Kind, Run, RunState
+from daemon.domain import Kind, Purpose, Run, RunState
 from daemon.errors import (
     BaseModelUnusable,
     ClaimLost,
@@ -26,6 +26,7 @@ from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.learning import candidate, gate
 from daemon.learning.attempt import Attempt, Attempts, trained
 from daemon.learning.gate import Decision, Verdict
+from daemon.learning.making import Making
 from daemon.learning.suspects import suspects
 from daemon.learning.turns import backoff
 from daemon.store.store import Store
@@ -52,7 +53,8 @@ class Conductor:
     _log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
 
     def __post_init__(self) -> None:
-        self._attempts = Attempts(self.store, self.layers, self.config, self.clock)
+        making = Making(self.store, self.layers, self.config, self.clock)
+        self._attempts = Attempts(self.store, self.layers, self.config, self.clock, making)
 
     async def conduct(self, run: Run) -> None:
         """Take a planned or promoting run as far as it goes now; what fails goes back for another attempt or ends."""
@@ -95,7 +97,7 @@ class Conductor:
         if attempt is None:
             return
         finished, fingerprint = await trained(self.trainer, attempt.job, partial(self.on_step, run), log)
-        if finished.unusable and not await attempts.set_aside(run, finished.unusable, log):
+        if finished.unusable and not await attempts.set_aside(run, attempt.data, finished.unusable, log):
             return
         if in_the_way := attempt.data.in_the_way(finished.unusable):
             # Each time there is less in the way: of the batch it is set aside by now, of the history remembered.
@@ -111,7 +113,7 @@ class Conductor:
         evidence = {**verdict.evidence(finished.probes, finished.metrics), **replaced}
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.REJECT and attempt.may_try_again:
-            await self._once_more(run, verdict, evidence, log)
+            await self._once_more(run, attempt, verdict, evidence, log)
             return
         if verdict.decision is Decision.PROMOTE:
             superseded = attempt.data.superseded | finished.superseded
@@ -127,10 +129,17 @@ class Conductor:
         self.layers.discard(run.id)
 
     async def _once_more(
-        self, run: Run, verdict: Verdict, evidence: dict[str, object], log: structlog.stdlib.BoundLogger
+        self,
+        run: Run,
+        attempt: Attempt,
+        verdict: Verdict,
+        evidence: dict[str, object],
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         """Back to planned after a first rejection, to be trained with more care; the evidence says that it was."""
-        reason = f"{verdict.reason} It is trained once more, held by more anchors, at a lower rate"
+        more_care = "It is trained once more, held by more anchors, at a lower rate"
+        again = "It is learnt from the corrections instead" if attempt.job.blend else more_care
+        reason = f"{verdict.reason} {again}"
         log.info("run.rejected_once", reason=verdict.reason)
         await _to_the_end(self.store.runs.retry(run, reason, self.clock(), failed=False, evidence=evidence))
         self.layers.discard_candidates(run.id)
@@ -168,6 +177,8 @@ class Conductor:
         layer = candidate.layer(run, manifest, content_hash_of(manifest.files))
         log.info("layer.published", version=run.version, layer=run.layer_path)
         reason = str(run.evidence.get("reason", ""))
+        if run.purpose is not Purpose.LEARN:
+            reason = f"{run.planned_because}. {reason}"
         while True:
             try:
                 promoted = await self.store.genomes.promote(run, layer, reason, self.clock())

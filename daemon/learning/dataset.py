@@ -47,12 +47,22 @@ class Dataset:
         return {"superseded": lost, "replaced": won}
 
 
-def build(claimed: Sequence[Correction], learnt: Sequence[Correction], system_prompt: str) -> Dataset:
-    """What to learn from a batch and keep from before; of those with one context, the last to arrive counts."""
+def build(
+    claimed: Sequence[Correction],
+    learnt: Sequence[Correction],
+    system_prompt: str,
+    taught: Collection[str] | None = None,
+) -> Dataset:
+    """What to learn from a batch and keep from before; of those with one context, the last to arrive counts.
+
+    taught: what the layer that speaks now was taught, None if all; whatever else was learnt is to be learnt again.
+    """
     broken: dict[str, str] = {}
     latest: dict[str, Example] = {}
     superseded: dict[str, str] = {}
-    both = [*_grouped(learnt, Group.HISTORY), *_grouped(claimed, Group.BATCH)]
+    kept = [row for row in learnt if taught is None or row.id in taught]
+    lost = [row for row in learnt if taught is not None and row.id not in taught]
+    both = [*_grouped(kept, Group.HISTORY), *_grouped([*lost, *claimed], Group.BATCH)]
     for correction, group in sorted(both, key=lambda pair: pair[0].received):
         problem = defect(correction)
         if problem:

@@ -1,19 +1,18 @@
 """What is due becomes runs: the planner asks the store what is pending, and claims what must not wait."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import Backlog, Genome, Run, RunState, TraitKey
-from daemon.genome.base_folder import CONFIG, WEIGHTS
+from daemon.domain import Backlog, Intent, Purpose, Run, RunState, TraitKey
+from daemon.learning.hindrance import hindrance
+from daemon.learning.staleness import Staleness
 from daemon.learning.triggers import Circumstances, Due, decide
-from daemon.store.runs import NAMELESS
+from daemon.store.plans import NAMELESS
 from daemon.store.store import Store
 
 _log = structlog.get_logger()
@@ -88,7 +87,13 @@ class Planner:
     _tried: dict[str, Resolved] = field(default_factory=dict)
     """By live run, the settings of its last attempt, as far as this process has seen it."""
     _growth: dict[TraitKey, _Growth] = field(default_factory=dict)
+    _owed: dict[TraitKey, Intent] = field(default_factory=dict)
+    """What is to be learnt again once the run that is under way has ended."""
     _planning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _staleness: Staleness = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._staleness = Staleness(self.store, self.config)
 
     async def judge(self) -> list[Judgement]:
         """Every trait with a backlog, and whether it is due by itself; changes nothing."""
@@ -97,7 +102,7 @@ class Planner:
     @property
     def owes(self) -> bool:
         """Whether somebody asked for what could not be planned yet, because a run of it was under way."""
-        return any(growth.asked_by for growth in self._growth.values())
+        return bool(self._owed) or any(growth.asked_by for growth in self._growth.values())
 
     async def plan(self, wishes: Wishes) -> Plan:
         """Claim what is due for new runs."""
@@ -120,8 +125,25 @@ class Planner:
                 growth.due_since = None
             elif judgement.due.burst and growth.due_since is None:
                 growth.due_since = self.monotonic()
+        for key, intent in {**self._owed, **await self._staleness.look()}.items():
+            runs += await self._relearn(key, intent)
         waits = [judgement.due.again_in for judgement in judgements if judgement.due.again_in is not None]
+        if self._staleness.again_in is not None:
+            waits.append(self._staleness.again_in)
         return Plan(runs, judgements, min(waits, default=None))
+
+    async def relearn(self, key: TraitKey, why: str) -> list[Run]:
+        """Have a trait learn again what it has learnt, and what the layer that speaks now does not know."""
+        async with self._planning:
+            settings = self.config().persona(*key)
+            return await self._relearn(key, Intent(why, settings.settings_hash, Purpose.RELEARN))
+
+    async def _relearn(self, key: TraitKey, intent: Intent) -> list[Run]:
+        run = await self.store.plans.relearn(key, intent, self.clock())
+        self._owed.pop(key, None)
+        if run is None and any(each.key == key for each in await self.store.runs.live()):
+            self._owed[key] = intent
+        return self._announced(run, self.config().persona(*key))
 
     async def _hurry(self, wishes: Wishes) -> None:
         """Let no run wait for its next attempt that is asked for, or that was last tried under other settings."""
@@ -137,15 +159,18 @@ class Planner:
         return self.config().persona(key.persona, key.trait).triggers.cron in wishes.cron
 
     async def _claim(self, key: TraitKey, why: str) -> list[Run]:
-        if aside := await self.store.runs.refuse_nameless(key):
+        if aside := await self.store.plans.refuse_nameless(key):
             fields = {"persona": key.persona, "trait": key.trait, "corrections": len(aside), "ids": aside}
             _log.warning("corrections.quarantined", **fields, reason=NAMELESS)
         settings = self.config().persona(key.persona, key.trait)
-        run = await self.store.runs.plan(key, why, settings.settings_hash, self.clock())
+        run = await self.store.plans.learn(key, why, settings.settings_hash, self.clock())
+        return self._announced(run, settings)
+
+    def _announced(self, run: Run | None, settings: Resolved) -> list[Run]:
         if run is None:
             return []
         self._tried[run.id] = settings
-        names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
+        names = {"persona": run.key.persona, "trait": run.key.trait, "run": run.id, "version": run.version}
         _log.info("run.planned", **names, reason=run.planned_because)
         return [run]
 
@@ -156,11 +181,11 @@ class Planner:
         for backlog in backlogs:
             key = backlog.key
             settings = self.config().persona(key.persona, key.trait)
-            hindrance = _hindrance(key, settings, genomes.get(key.persona))
+            hinders = hindrance(key, settings, genomes.get(key.persona))
             if key in busy:
                 due = Due(False, self._under_way(key, wishes), under_way=True)
-            elif hindrance:
-                due = Due(False, hindrance, hindered=True)
+            elif hinders:
+                due = Due(False, hinders, hindered=True)
             else:
                 due = decide(backlog, settings.triggers, self.clock(), await self._around(backlog, settings, wishes))
             judgements.append(Judgement(backlog, due))
@@ -194,30 +219,3 @@ class Planner:
             quiet_for=now - growth.grown_at if growth and not wishes.hurried else float("inf"),
             waited=now - growth.due_since if growth and growth.due_since is not None else 0.0,
         )
-
-
-def _hindrance(key: TraitKey, settings: Resolved, genome: Genome | None) -> str | None:
-    """What keeps a trait from being trained at all, and what to do; None when nothing does."""
-    expression = genome.traits.get(key.trait) if genome else None
-    if expression and expression.pinned:
-        version = f" to version {expression.layer.version}" if expression.layer else ""
-        return f"pinned{version}; persona genome unpin {key.persona} {key.trait}"
-    return base_problem(key.persona, settings.base_model)
-
-
-def base_problem(persona: str, base_model: str) -> str | None:
-    """What is wrong with a base model, as far as looking at its folder tells; None when nothing is."""
-    if not base_model:
-        return f"no base model; set defaults.base_model, or personas.{persona}.base_model"
-    folder = Path(base_model)
-    try:
-        if folder.is_absolute() and not (folder / CONFIG).is_file():
-            return f"no base model at {folder}; put one there, or correct base_model"
-        weights = list(folder.glob(WEIGHTS))
-    except OSError as error:
-        return f"the base model at {folder} cannot be looked at ({error.strerror}); chmod or chown its folder"
-    # Libraries say of a file that may not be read that it is not there.
-    closed = [file for file in weights if not os.access(file, os.R_OK)]
-    if closed:
-        return f"{closed[0]} may not be read by this user; chmod or chown it"
-    return None

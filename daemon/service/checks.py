@@ -14,7 +14,7 @@ from daemon.errors import LayerError, PersonaError, RuntimeUnreachable
 from daemon.genome.base_folder import has_chat_template, lacks
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.critical import critical_probes
-from daemon.learning.planner import base_problem
+from daemon.learning.hindrance import base_problem
 from daemon.runtimes.runtime import Runtime
 from daemon.service.reconciler import configured
 from daemon.store.failures import as_sentences

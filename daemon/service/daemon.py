@@ -13,7 +13,8 @@ from daemon.genome.directories import LayerDirectories
 from daemon.learning import candidate
 from daemon.learning.admin import Admin
 from daemon.learning.conductor import Conductor
-from daemon.learning.planner import Planner, base_problem
+from daemon.learning.hindrance import base_problem
+from daemon.learning.planner import Planner
 from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
 from daemon.service.reconciler import Reconciler

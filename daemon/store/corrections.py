@@ -40,12 +40,14 @@ def pending(key: TraitKey | None = None) -> ColumnElement[bool]:
     return and_(conditions, of(key)) if key else conditions
 
 
-def _learnt() -> ColumnElement[bool]:
+def is_learnt() -> ColumnElement[bool]:
+    """The condition of a row that is learnt, and stays so."""
     # What a rollback undid is used, and set aside: it counts as set aside.
     return and_(_USED, not_(_ASIDE))
 
 
-def _these(ids: Sequence[str]) -> Any:
+def these(ids: Sequence[str]) -> Any:
+    """Some ids, for a statement."""
     # However many they are: SQLite counts the variables of a statement.
     return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
 
@@ -63,8 +65,8 @@ async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) ->
     """Set rows aside, each with its reason, inside somebody's transaction; which were not set aside before."""
     done = []
     for correction_id, reason in reasons.items():
-        these = (C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None))
-        if (await connection.execute(update(C).where(*these).values(quarantined_reason=reason))).rowcount:
+        waiting = (C.c.id == bound(correction_id), C.c.quarantined_reason.is_(None))
+        if (await connection.execute(update(C).where(*waiting).values(quarantined_reason=reason))).rowcount:
             done.append(correction_id)
     return done
 
@@ -72,7 +74,7 @@ async def quarantine(connection: AsyncConnection, reasons: Mapping[str, str]) ->
 async def release(connection: AsyncConnection, ids: Sequence[str], because: str = "") -> list[str]:
     """Take rows out of quarantine, those whose reason begins so, inside somebody's transaction; which were in it."""
     because_of = C.c.quarantined_reason.startswith(because, autoescape=True)
-    return await _release(connection, and_(C.c.id.in_(_these(ids)), because_of))
+    return await _release(connection, and_(C.c.id.in_(these(ids)), because_of))
 
 
 async def release_all(connection: AsyncConnection, key: TraitKey, reason: str) -> list[str]:
@@ -125,7 +127,7 @@ class Corrections:
     async def tally(self) -> list[Tally]:
         """How many rows of each trait are pending, claimed, used and quarantined; reads the whole history."""
         claimed = and_(_OPEN, _CLAIMED)
-        parts = {"pending": pending(), "claimed": claimed, "used": _learnt(), "quarantined": _ASIDE}
+        parts = {"pending": pending(), "claimed": claimed, "used": is_learnt(), "quarantined": _ASIDE}
         statement = (
             select(
                 C.c.persona_id, C.c.trait_type, *(func.sum(case((c, 1), else_=0)).label(n) for n, c in parts.items())
@@ -152,7 +154,7 @@ class Corrections:
 
     async def learnt(self, key: TraitKey) -> list[Correction]:
         """What a trait learnt and may rehearse, in order of arrival; nothing that was rolled back."""
-        statement = select(*correction_columns()).where(of(key), _learnt()).order_by(*_ARRIVAL)
+        statement = select(*correction_columns()).where(of(key), is_learnt()).order_by(*_ARRIVAL)
         return await self._corrections(statement)
 
     async def find(
@@ -162,7 +164,7 @@ class Corrections:
         states: dict[str, ColumnElement[bool]] = {
             "pending": pending(),
             "claimed": and_(_OPEN, _CLAIMED),
-            "used": _learnt(),
+            "used": is_learnt(),
             "quarantined": _ASIDE,
         }
         statement = select(*correction_columns()).order_by(text("training_corrections.rowid DESC")).limit(limit)
@@ -223,7 +225,7 @@ class Corrections:
 
     async def by_ids(self, ids: Sequence[str]) -> dict[str, dict[str, object]]:
         """Rows with every column as it is stored, by id; those that there are."""
-        statement = select(C).where(C.c.id.in_(_these(ids)))
+        statement = select(C).where(C.c.id.in_(these(ids)))
         async with self._database.read() as connection:
             return {row["id"]: dict(row) for row in (await connection.execute(statement)).mappings()}
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Float, LargeBinary, Text, cast, func, literal
 from sqlalchemy.sql import ColumnElement
 
-from daemon.domain import Correction, Kind, Layer, Run, RunState, TraitKey
+from daemon.domain import Correction, Kind, Layer, Purpose, Run, RunState, TraitKey
 from daemon.store.tables import TrainingCorrection, table
 
 _UNIX_EPOCH_JULIAN = 2440587.5
@@ -109,6 +109,8 @@ def run(row: Any) -> Run:
         layer_path=row.layer_path,
         finished=seconds(row.finished_at) if row.finished_at else None,
         evidence=load(row.evidence),
+        purpose=Purpose(row.purpose),
+        task=load(row.task),
     )
 
 

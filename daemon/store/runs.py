@@ -1,17 +1,15 @@
-"""Statements over training_runs: plan, take, move on, give back; each arrow is one transaction."""
+"""Statements over training_runs: take, move on, give back; each arrow is one transaction."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, not_, select, text, update
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.domain import LIVE_STATES, Kind, Run, RunState, TraitKey
+from daemon.domain import LIVE_STATES, MADE, Purpose, Run, RunState, TraitKey
 from daemon.errors import ClaimLost
 from daemon.store import rows
-from daemon.store.corrections import pending, quarantine
+from daemon.store.corrections import quarantine
 from daemon.store.database import Database
 from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
 
@@ -19,7 +17,6 @@ C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
 
 REJECTIONS_BORNE = 3
 """A row that sat in so many rejected runs is set aside."""
-NAMELESS = "id is not valid UTF-8; insert it again without one"
 
 
 class Runs:
@@ -28,49 +25,6 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def plan(self, key: TraitKey, planned_because: str, settings_hash: str, now: float) -> Run | None:
-        """Claim everything that a trait has pending for a new run; None when nothing waits, or a run lives."""
-        async with self._database.write() as connection:
-            statement = select(R.c.id).where(_of(key), R.c.state.in_(LIVE_STATES))
-            if (await connection.execute(statement)).first():
-                return None
-            found = (await connection.execute(select(C.c.id, C.c.kind).where(pending(key)))).all()
-            # One that came since `refuse_nameless` waits for the next look.
-            waiting = [row for row in found if rows.is_unicode(row.id)]
-            if not any(row.kind == Kind.CORRECTION for row in waiting):
-                return None
-            statement = select(func.coalesce(func.max(R.c.version), 0)).where(_of(key))
-            version = (await connection.execute(statement)).scalar_one() + 1
-            run_id = uuid.uuid4().hex
-            await connection.execute(
-                insert(R).values(
-                    id=run_id,
-                    persona_id=key.persona,
-                    trait_type=key.trait,
-                    state=RunState.PLANNED,
-                    created_at=rows.iso(now),
-                    planned_because=planned_because,
-                    version=version,
-                    settings_hash=settings_hash,
-                )
-            )
-            roles = {Kind.CORRECTION: "train", Kind.AFFIRMATION: "affirm"}
-            await connection.execute(
-                insert(RC),
-                [
-                    {"run_id": run_id, "correction_id": row.id, "role": roles[Kind(row.kind)], "outcome": "claimed"}
-                    for row in waiting
-                ],
-            )
-            return await _get(connection, run_id)
-
-    async def refuse_nameless(self, key: TraitKey) -> list[str]:
-        """Quarantine what of a trait has an id that no run can name, for the reason NAMELESS; their ids, escaped."""
-        async with self._database.write() as connection:
-            found = (await connection.execute(select(C.c.id).where(pending(key)))).scalars()
-            aside = dict.fromkeys((name for name in found if not rows.is_unicode(name)), NAMELESS)
-            return [rows.printable(name) for name in await quarantine(connection, aside)]
-
     async def take(self, run: Run, *, settings_hash: str | None = None) -> Run:
         """Begin the next attempt, with the settings of now, under a new fence; raises ClaimLost when not planned."""
         async with self._database.write() as connection:
@@ -78,7 +32,7 @@ class Runs:
             if settings_hash is not None:
                 values["settings_hash"] = settings_hash
             await move(connection, run, RunState.PLANNED, RunState.TRAINING, **values)
-            return await _get(connection, run.id)
+            return await get(connection, run.id)
 
     async def set_aside(self, run: Run, reasons: Mapping[str, str]) -> None:
         """Quarantine some of what a run holds, each with its reason; the run goes on without them."""
@@ -94,20 +48,20 @@ class Runs:
         """A candidate exists and is compared with the genome's revision `compared`."""
         async with self._database.write() as connection:
             await move(connection, run, RunState.TRAINING, RunState.EVALUATING, compared_revision=compared)
-            return await _get(connection, run.id)
+            return await get(connection, run.id)
 
     async def promoting(self, run: Run, layer_path: str, evidence: Mapping[str, Any]) -> Run:
         """The gate passed the candidate, whose complete directory is `layer_path`."""
         async with self._database.write() as connection:
             values = {"layer_path": layer_path, "evidence": rows.dump(evidence)}
             await move(connection, run, RunState.EVALUATING, RunState.PROMOTING, **values)
-            return await _get(connection, run.id)
+            return await get(connection, run.id)
 
     async def rebase(self, run: Run, compared: int) -> Run:
         """The genome moved, though not this trait: what the gate saw still stands at the revision `compared`."""
         async with self._database.write() as connection:
             await move(connection, run, RunState.PROMOTING, RunState.PROMOTING, compared_revision=compared)
-            return await _get(connection, run.id)
+            return await get(connection, run.id)
 
     async def reject(self, run: Run, evidence: Mapping[str, Any], reason: str, now: float) -> list[str]:
         """The gate refused the candidate: corrections go back, or aside after three times; the ids set aside."""
@@ -125,9 +79,9 @@ class Runs:
                 .group_by(RC.c.correction_id)
                 .having(func.count() >= REJECTIONS_BORNE)
             )
-            worn = list((await connection.execute(rejected)).scalars())
+            worn = [*(await connection.execute(rejected)).scalars(), *await _brought(connection, run)]
             await quarantine(connection, dict.fromkeys(worn, f"rejected: {reason}"))
-            return worn
+            return list(dict.fromkeys(worn))
 
     async def cancel(self, run: Run, reason: str, now: float, *, held_back: bool = True) -> None:
         """End the run; its corrections go back, and count as new ones do unless they are `held_back`."""
@@ -137,6 +91,7 @@ class Runs:
                 values["settings_hash"] = ""
             await move(connection, run, run.state, RunState.CANCELLED, **values)
             await _give_back(connection, run)
+            await quarantine(connection, dict.fromkeys(await _brought(connection, run), f"not learnt: {reason}"))
 
     async def retry(
         self,
@@ -166,7 +121,7 @@ class Runs:
                 compared_revision=None,
                 **known,
             )
-            return await _get(connection, run.id)
+            return await get(connection, run.id)
 
     async def hurry(self, run: Run) -> None:
         """Let a planned run wait no longer for its next attempt."""
@@ -180,7 +135,7 @@ class Runs:
             await move(connection, run, run.state, RunState.FAILED, reason=reason, finished_at=rows.iso(now))
             await _give_back(connection, run)
             held = select(RC.c.correction_id).where(RC.c.run_id == run.id, RC.c.role == "train")
-            ids = list((await connection.execute(held)).scalars())
+            ids = list(dict.fromkeys([*(await connection.execute(held)).scalars(), *await _brought(connection, run)]))
             await quarantine(connection, dict.fromkeys(ids, f"failed: {reason}"))
             return ids
 
@@ -200,7 +155,7 @@ class Runs:
 
     async def last_ended(self, key: TraitKey) -> Run | None:
         """The last run of a trait that is over."""
-        statement = select(R).where(_of(key), not_(R.c.state.in_(LIVE_STATES))).order_by(text("rowid DESC")).limit(1)
+        statement = select(R).where(of(key), not_(R.c.state.in_(LIVE_STATES))).order_by(text("rowid DESC")).limit(1)
         found = await self._runs(statement)
         return found[0] if found else None
 
@@ -228,7 +183,10 @@ async def move(connection: AsyncConnection, run: Run, source: RunState, target: 
 
 
 async def use(connection: AsyncConnection, run: Run) -> int:
-    """Make everything that a run holds used, once; how many rows. The run must have ended well already."""
+    """Make everything that a run holds used, once; how many rows. The run must have ended well already.
+
+    What is to be learnt anew is used already: only a run that is to learn something new has to hold something.
+    """
     claims = (RC.c.run_id == run.id, RC.c.outcome == "claimed")
     ids: Sequence[str] = (await connection.execute(select(RC.c.correction_id).where(*claims))).scalars().all()
     await connection.execute(update(RC).where(*claims).values(outcome="used"))
@@ -238,7 +196,7 @@ async def use(connection: AsyncConnection, run: Run) -> int:
         .where(C.c.is_used_in_training == 0)
         .values(is_used_in_training=1)
     )
-    if not ids:
+    if not ids and run.purpose is Purpose.LEARN:
         raise ClaimLost(f"Run {run.id} holds no corrections any more; there is nothing that it could have learnt.")
     if marked.rowcount != len(ids):
         raise ClaimLost(f"Run {run.id} holds {len(ids)} corrections, but only {marked.rowcount} of them are unused.")
@@ -251,10 +209,19 @@ async def _give_back(connection: AsyncConnection, run: Run) -> None:
     )
 
 
-async def _get(connection: AsyncConnection, run_id: str) -> Run:
+async def _brought(connection: AsyncConnection, run: Run) -> list[str]:
+    """What a run brought along from other traits: what it did not learn is not left for the next one of its trait."""
+    if run.purpose not in MADE:
+        return []
+    return list((await connection.execute(select(RC.c.correction_id).where(RC.c.run_id == run.id))).scalars())
+
+
+async def get(connection: AsyncConnection, run_id: str) -> Run:
+    """One run, inside somebody's transaction."""
     row = (await connection.execute(select(R).where(R.c.id == run_id))).one()
     return rows.run(row)
 
 
-def _of(key: TraitKey) -> Any:
+def of(key: TraitKey) -> Any:
+    """The condition of a run of one trait."""
     return and_(R.c.persona_id == key.persona, R.c.trait_type == key.trait)

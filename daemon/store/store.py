@@ -8,6 +8,7 @@ from pathlib import Path
 from daemon.store.corrections import Corrections
 from daemon.store.database import Database, OnBusy
 from daemon.store.genomes import Genomes
+from daemon.store.plans import Plans
 from daemon.store.requests import Requests
 from daemon.store.runs import Runs
 from daemon.store.runtimes import Runtimes
@@ -19,6 +20,7 @@ class Store:
 
     database: Database
     corrections: Corrections
+    plans: Plans
     runs: Runs
     genomes: Genomes
     runtimes: Runtimes
@@ -37,6 +39,7 @@ async def open_store(path: Path, *, create: bool = False, on_busy: OnBusy | None
         yield Store(
             database,
             Corrections(database),
+            Plans(database),
             Runs(database),
             Genomes(database),
             Runtimes(database),

@@ -58,6 +58,8 @@ class TrainingRun(SQLModel, table=True):
     compared_revision: int | None
     layer_path: str | None
     evidence: str | None
+    purpose: str
+    task: str | None
 
 
 class RunCorrection(SQLModel, table=True):

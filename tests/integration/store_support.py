@@ -92,7 +92,7 @@ def where(path: Path) -> dict[str, str]:
 
 async def planned(store: Store, key: TraitKey = ADA) -> Run:
     """A run that holds what the trait has pending."""
-    run = await store.runs.plan(key, "a test asked", "settings", NOW)
+    run = await store.plans.learn(key, "a test asked", "settings", NOW)
     assert run is not None
     return run
 

@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import RunState, TraitKey
-from daemon.learning.planner import Ask, Planner, Wishes, base_problem
+from daemon.learning.hindrance import base_problem
+from daemon.learning.planner import Ask, Planner, Wishes
 from daemon.learning.status import document
 from daemon.store.rows import iso
 from tests.integration.learning_support import School, a_school

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from daemon.domain import Run, RunState
+from daemon.domain import Run, RunState, TraitKey
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.admin import Admin
 from daemon.learning.conductor import Conductor
@@ -32,7 +32,7 @@ class Class:
     admin: Admin
     world: World
 
-    def correct(self, first: int) -> list[str]:
+    def correct(self, first: int, key: TraitKey = ADA) -> list[str]:
         """Two corrections of facts that the base model knows otherwise."""
         names = []
         for number in (first, first + 1):
@@ -44,12 +44,27 @@ class Class:
                 original_response=fact.answer,
                 expected_response=self.world.corrected(fact, Random(number)),
                 severity=1,
+                key=key,
             )
         return names
 
     async def learn(self) -> Run:
         """What becomes of a batch, a second try after a rejection included."""
         (run,) = (await self.planner.plan(Wishes(hurried=True))).runs
+        return await self.carry(run)
+
+    async def make(self, kind: str, **args: object) -> Run:
+        """What becomes of a layer that is made of others, which is not trained where the gate refuses it."""
+        await self.store.requests.ask(kind, args, "me")
+        await self.admin.serve()
+        (run,) = await self.store.runs.live()
+        await self.conductor.conduct(run)
+        ended = await self.store.runs.get(run.id)
+        assert ended is not None
+        return ended
+
+    async def carry(self, run: Run) -> Run:
+        """What becomes of a planned run."""
         for _ in range(2):
             await self.conductor.conduct(run)
             ended = await self.store.runs.get(run.id)
@@ -107,3 +122,27 @@ async def test_invariant_2_what_the_base_answers_already_needs_no_layer(learning
     run = await learning.learn()
     assert run.state is RunState.SATISFIED, run.reason
     assert await speaks(learning.store) == 0 and set(where(learning.path).values()) == {"used"}
+
+
+async def test_layers_are_taken_over_and_merged(learning: Class) -> None:
+    learning.correct(1)
+    rust = await learning.learn()
+    learning.correct(3, TraitKey("ada", "notes"))
+    notes = await learning.learn()
+    assert (rust.state, notes.state) == (RunState.PROMOTED, RunState.PROMOTED)
+    taken = await learning.make("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    assert taken.state is RunState.PROMOTED, taken.reason
+    files = [learning.layers.verify(str(run.layer_path)).files for run in (rust, taken)]
+    assert files[0]["adapter_model.safetensors"] == files[1]["adapter_model.safetensors"]
+
+    layers = [{"persona": "ada", "trait": trait} for trait in ("rust", "notes")]
+    for method, rank in (("cat", 16), ("linear", 8), ("ties", 8), ("dare", 8)):
+        run = await learning.make("merge", persona="ada", trait=method, layers=layers, method=method)
+        assert run.evidence["metrics"]["recipe"]["rank"] == rank, "it was made and asked, whatever the gate thought"
+        if method == "cat":
+            # Two layers that know nothing of each other get in each other's way; what they were taught is learnt then.
+            assert run.evidence["scores"]["batch"]["candidate"] >= 3
+            run = await learning.carry(run) if run.state.live else run
+            assert (run.state, run.evidence["scores"]["batch"]["candidate"]) == (RunState.PROMOTED, 4), run.reason
+        elif run.state.live:
+            await learning.store.runs.cancel(run, "a test has seen enough", 0.0)

@@ -47,7 +47,7 @@ async def test_a_run_claims_everything_pending_of_its_trait_and_nothing_else(sto
 
 async def test_affirmations_alone_are_no_batch(store: Store, path: Path) -> None:
     write(path, "kept", kind="affirmation")
-    assert await store.runs.plan(ADA, "", "", NOW) is None
+    assert await store.plans.learn(ADA, "", "", NOW) is None
     assert where(path) == {"kept": "pending"}
 
 
@@ -56,7 +56,7 @@ async def test_invariant_3_while_a_run_lives_its_trait_gets_no_second_one(store:
     await planned(store)
     write(path, "two")
     before = everything(path)
-    assert await store.runs.plan(ADA, "", "", NOW) is None
+    assert await store.plans.learn(ADA, "", "", NOW) is None
     assert everything(path) == before
     assert where(path) == {"one": "claimed", "two": "pending"}
 
@@ -64,7 +64,7 @@ async def test_invariant_3_while_a_run_lives_its_trait_gets_no_second_one(store:
 async def test_invariant_3_of_concurrent_planners_exactly_one_claims(store: Store, path: Path) -> None:
     write(path, *(f"row{number}" for number in range(20)))
     async with open_store(path) as other:
-        plans = [each.runs.plan(ADA, "", "", NOW) for each in (store, other) * 3]
+        plans = [each.plans.learn(ADA, "", "", NOW) for each in (store, other) * 3]
         runs = [run for run in await asyncio.gather(*plans) if run]
     assert len(runs) == 1
     assert execute(path, "SELECT run_id, count(*) FROM run_corrections GROUP BY run_id") == [(runs[0].id, 20)]

@@ -49,7 +49,7 @@ async def test_own_writes_wake_nobody_and_foreign_ones_do(store: Store, path: Pa
     await shell(path, "SELECT count(*) FROM training_corrections; PRAGMA wal_checkpoint(PASSIVE)")
     assert not await store.changed()
     write(path, "one")
-    await store.runs.plan(ADA, "", "", NOW)
+    await store.plans.learn(ADA, "", "", NOW)
     assert await store.changed(), "a foreign write is seen although one of ours came after it"
 
 

@@ -112,7 +112,7 @@ async def test_a_foreign_program_that_lets_nobody_read_is_a_sentence_too(store: 
 async def test_a_reader_waits_for_no_writer_from_opening_to_closing(store: Store, path: Path) -> None:
     await promoted(store, path, "one")
     write(path, "two")
-    run = await store.runs.plan(ADA, "", "", NOW)
+    run = await store.plans.learn(ADA, "", "", NOW)
     assert run
     request = await store.requests.ask("train", {}, "me")
     with holding(path):

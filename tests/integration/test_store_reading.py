@@ -97,10 +97,10 @@ async def test_invariant_11_text_that_is_no_utf8_is_read_and_only_that_row_is_br
 
 async def test_invariant_11_a_row_whose_very_id_is_no_utf8_is_set_aside(store: Store, path: Path) -> None:
     execute(path, INSERT.format("CAST(x'ff41' AS TEXT)", "'c'"))
-    assert await store.runs.plan(ADA, "", "", NOW) is None
+    assert await store.plans.learn(ADA, "", "", NOW) is None
     execute(path, INSERT.format("'good'", "'c'"))
-    assert await store.runs.refuse_nameless(ADA) == ["\\udcffA"]
-    assert await store.runs.refuse_nameless(ADA) == []
+    assert await store.plans.refuse_nameless(ADA) == ["\\udcffA"]
+    assert await store.plans.refuse_nameless(ADA) == []
     await planned(store)
     assert list(where(path).values()) == ["quarantined", "claimed"]
     assert execute(path, "SELECT quarantined_reason FROM training_corrections WHERE id <> 'good'") == [

@@ -96,7 +96,7 @@ async def test_invariant_1_writers_in_three_languages_lose_nothing(tmp_path: Pat
             for number in range(ROWS):
                 await store.runtimes.record(RuntimeState("main", "ada", number, None, "converging", None))
                 for backlog in await store.corrections.backlog():
-                    if planned := await store.runs.plan(backlog.key, "", "", NOW):
+                    if planned := await store.plans.learn(backlog.key, "", "", NOW):
                         await store.runs.cancel(planned, "", NOW)
 
         *_, said = await asyncio.gather(

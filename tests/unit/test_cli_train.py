@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.cli.train import Outcome, _tell
+from daemon.cli.work import Outcome, _tell
 from daemon.domain import Run, RunState, TraitKey
 
 

@@ -78,6 +78,19 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Blend:
+    """A candidate that is made of layers that there are: asked, not trained."""
+
+    layers: list[str]
+    """Their directories, absolute; one alone is taken as it is."""
+    weights: list[float]
+    method: str = "cat"
+    """"cat", "linear", "ties" (arXiv 2306.01708) or "dare" (arXiv 2311.03099)."""
+    density: float = 0.5
+    """Share of each layer's values that "ties" and "dare" keep."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One attempt of one run; folders are absolute, `out` is this attempt's own and does not exist yet."""
 
@@ -89,8 +102,8 @@ class Job:
     out: str
     incumbent: str | None = None
     """The layer directory that the trait speaks with now."""
-    ready: str | None = None
-    """The adapter directory of a candidate that is there already: it is asked, not trained."""
+    blend: Blend | None = None
+    """What the candidate is made of, where it is not trained."""
     relearnt: int = 0
     """How many examples there were when the incumbent's line was last learnt from the base; 0: who knows."""
     threads: int = 0
@@ -115,6 +128,7 @@ class Job:
             for example in fields["examples"]
         ]
         fields["recipe"] = Recipe(**fields["recipe"])
+        fields["blend"] = Blend(**fields["blend"]) if fields.get("blend") else None
         return Job(**fields)
 
 

@@ -59,31 +59,31 @@ def fresh(base: Base, recipe: Recipe) -> Iterator[PeftModel]:
 
 
 @contextmanager
-def loaded(base: Base, folder: str, trainable: bool = False) -> Iterator[PeftModel]:
-    """The adapter of a layer directory on the base; taken off at the end; raises JobFailed."""
-    # PEFT takes the name of a folder that is not there for one at the hub.
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise JobFailed(
-            f"the incumbent layer {folder} has no adapter_config.json; restore the layer or roll back", blameless=True
-        )
+def loaded(base: Base, folder: str, trainable: bool = False, *more: str) -> Iterator[PeftModel]:
+    """The adapter of a layer directory on the base; taken off at the end; raises JobFailed.
+
+    more: directories of others, that are there as `part(1)` and so on, but not on; the first is `part(0)` then.
+    """
     try:
-        adapted = PeftModel.from_pretrained(
-            base.model, folder, adapter_name=NAME, is_trainable=trainable, torch_device=str(base.device)
-        )
-    except torch.OutOfMemoryError:
+        with _understood(folder):
+            adapted = PeftModel.from_pretrained(
+                base.model, folder, part(0) if more else NAME, is_trainable=trainable, torch_device=str(base.device)
+            )
+        for number, other in enumerate(more, start=1):
+            with _understood(other):
+                adapted.load_adapter(other, part(number), torch_device=str(base.device))
+    except BaseException:
         _strip(base)
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        _strip(base)
-        raise JobFailed(
-            f"the incumbent layer {folder} does not fit the base model: {first_line(error)};"
-            " restore the layer or the base model, or roll back",
-            blameless=True,
-        ) from error
     # A layer from elsewhere may come with dropout, which would differ between what shares a beginning.
     adapted.eval()
     with _taken_off(adapted), eased(adapted, NAME) if trainable else nullcontext():
         yield adapted
+
+
+def part(number: int) -> str:
+    """PEFT's name for one of several adapters."""
+    return f"part-{number}"
 
 
 def continued(adapted: PeftModel, recipe: Recipe) -> Recipe:
@@ -151,6 +151,24 @@ def save(adapted: PeftModel, base_model: str, out: Path) -> None:
     if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # equal layers have equal bytes
     config.save_pretrained(str(out))
+
+
+@contextmanager
+def _understood(folder: str) -> Iterator[None]:
+    """What PEFT says of a layer directory that it cannot load, as a sentence; raises JobFailed."""
+    # PEFT takes the name of a folder that is not there for one at the hub.
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise JobFailed(f"the layer {folder} has no adapter_config.json; restore it or roll back", blameless=True)
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise JobFailed(
+            f"the layer {folder} does not fit the base model: {first_line(error)};"
+            " restore the layer or the base model, or roll back",
+            blameless=True,
+        ) from error
 
 
 def _told(folder: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from daemon.training.engine import lora
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
+from daemon.training.engine.blending import blended
 from daemon.training.engine.checkpoint import Checkpoint, program
 from daemon.training.engine.evaluate import probe
 from daemon.training.engine.fitting import Fitted
@@ -65,7 +66,7 @@ class Worker:
         examples = len(sequences)
         sequences, before = sequences + around.held_out, before + self._probe_incumbent(base, job, around.held_out)
         clock.lap("probe_incumbent")
-        if job.ready:
+        if job.blend:
             after, metrics = self._taken(base, job, sequences)
             clock.lap("probe_candidate")
         else:
@@ -115,9 +116,9 @@ class Worker:
         }
 
     def _taken(self, base: Base, job: Job, sequences: Sequence[Encoded]) -> tuple[list[Answer], dict[str, Any]]:
-        """Take a candidate as it is and write it again: what it answers, and its shape."""
-        assert job.ready is not None, "it was asked for"
-        with lora.loaded(base, job.ready) as adapted:
+        """Make a candidate of layers that there are, and write it: what it answers, and its shape."""
+        assert job.blend is not None, "it was asked for"
+        with blended(base, job.blend, job.recipe.seed) as adapted:
             after = probe(base, sequences, lambda: self.report.alive("probing the candidate"))
             lora.save(adapted, job.base_model, Path(job.out))
             return after, {"recipe": asdict(lora.continued(adapted, job.recipe))}

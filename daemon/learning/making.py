@@ -1,0 +1,145 @@
+"""Layers made of layers: what is taken over from another persona, and what several layers become together.
+
+What they were taught comes along as rows of the trait that learns: so all that follows, rehearsal, rollback and the
+next training, knows nothing of where a layer came from.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from daemon.config.settings import Config
+from daemon.domain import Intent, Layer, Purpose, Run, TraitKey
+from daemon.errors import LayerError, RequestRefused
+from daemon.genome.directories import LayerDirectories
+from daemon.learning.candidate import same_base
+from daemon.learning.hindrance import hindrance
+from daemon.store.store import Store
+from daemon.training.engine.job import Blend
+
+_log = structlog.get_logger()
+_METHODS = ("cat", "linear", "ties", "dare")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A layer that another is made of; no layer where what was learnt was answered without one."""
+
+    key: TraitKey
+    layer: Layer | None
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.key}@{self.layer.version}" if self.layer else str(self.key)
+
+
+@dataclass(slots=True)
+class Making:
+    """Plans the runs that admins ask for by `persona genome transfer` and `persona genome merge`."""
+
+    store: Store
+    layers: LayerDirectories
+    config: Callable[[], Config]
+    clock: Callable[[], float]
+
+    async def transfer(self, source: TraitKey, key: TraitKey, by: str) -> tuple[Run, int]:
+        """Let a trait take over another's layer: the run, and how many corrections; raises RequestRefused."""
+        if source == key:
+            raise RequestRefused(f"{key} cannot be transferred to itself; name another persona.")
+        (found,) = await self._sources([(source, None, 1.0)])
+        return await self._make(key, Purpose.TRANSFER, [found], f"transfer of {found}, asked by {by}")
+
+    async def merge(
+        self, sources: Sequence[tuple[TraitKey, int | None, float]], key: TraitKey, method: str, density: float, by: str
+    ) -> tuple[Run, int]:
+        """Make one layer of several: the run, and how many corrections come along; raises RequestRefused."""
+        if method not in _METHODS:
+            raise RequestRefused(f"There is no way {method!r} to merge; there are {', '.join(_METHODS)}.")
+        if not 0 < density <= 1:
+            raise RequestRefused(f"density is a share, above 0 and up to 1; not {density}.")
+        found = await self._sources(sources)
+        if len(found) < 2 or not all(each.layer for each in found):
+            raise RequestRefused("A merge takes two layers or more; see: persona genome show PERSONA")
+        base_model = self.config().persona(*key).base_model
+        if strange := [str(each) for each in found if each.layer and not await self._on(base_model, [each.layer.path])]:
+            raise RequestRefused(
+                f"{' and '.join(strange)} cannot be merged into {key}: broken, or of another base; transfer it first."
+            )
+        because = f"merge of {' and '.join(map(str, found))} by {method}, asked by {by}"
+        return await self._make(key, Purpose.MERGE, found, because, {"method": method, "density": density})
+
+    async def blend(self, run: Run, base_model: str) -> Blend | None:
+        """What a run's candidate is made of; None where it is to be trained: there is none, or not on this base."""
+        told = run.task.get("layers") or []
+        paths = [str(each["path"]) for each in told]
+        if not paths or not await self._on(base_model, paths):
+            return None
+        shape = {name: run.task[name] for name in ("method", "density") if name in run.task}
+        return Blend([str(self.layers.root / path) for path in paths], [each["weight"] for each in told], **shape)
+
+    async def _make(
+        self,
+        key: TraitKey,
+        purpose: Purpose,
+        sources: Sequence[Source],
+        because: str,
+        shape: Mapping[str, Any] | None = None,
+    ) -> tuple[Run, int]:
+        settings = self.config().persona(*key)
+        genome = await self.store.genomes.get(key.persona)
+        if why := hindrance(key, settings, genome):
+            raise RequestRefused(f"{key} cannot be trained: {why}.")
+        taught = [row for source in sources for row in await self._taught(source)]
+        told = [
+            {"name": str(each), "id": each.layer.id, "path": each.layer.path, "weight": each.weight}
+            for each in sources
+            if each.layer
+        ]
+        intent = Intent(because, settings.settings_hash, purpose, {"layers": told, **(shape or {})})
+        run = await self.store.plans.make(key, intent, self.clock(), taught)
+        if run is None:
+            raise RequestRefused(f"A run of {key} is under way; wait for it, or cancel it: persona runs list")
+        names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
+        _log.info("run.planned", **names, reason=run.planned_because)
+        return run, len(taught)
+
+    async def _sources(self, asked: Sequence[tuple[TraitKey, int | None, float]]) -> list[Source]:
+        found = []
+        for key, version, weight in asked:
+            if not self.config().persona(*key).training.shared:
+                raise RequestRefused(f"{key} is not to be shared: training.shared is false for it.")
+            layer = (await self.store.genomes.get(key.persona)).layer(key.trait)
+            if version is not None:
+                every = await self.store.genomes.layers(key)
+                layer = next((one for one in every if one.version == version), None)
+                if layer is None:
+                    raise RequestRefused(f"{key} has no version {version}; see: persona genome show {key.persona}")
+            source = Source(key, layer, weight)
+            if not await self._taught(source):
+                raise RequestRefused(f"{key} has learnt nothing yet; see: persona genome show {key.persona}")
+            found.append(source)
+        return found
+
+    async def _taught(self, source: Source) -> list[dict[str, object]]:
+        """The rows, whole, that a layer was taught; with the one that speaks now, all that its trait learnt."""
+        learnt = [row.id for row in await self.store.corrections.learnt(source.key)]
+        speaks = (await self.store.genomes.get(source.key.persona)).layer(source.key.trait)
+        if source.layer and (speaks is None or speaks.id != source.layer.id):
+            known = {*await asyncio.to_thread(self.layers.taught, source.layer.path)}
+            learnt = [row for row in learnt if row in known]
+        rows = await self.store.corrections.by_ids(learnt)
+        return [rows[row] for row in learnt if row in rows]
+
+    async def _on(self, base_model: str, paths: Sequence[str]) -> bool:
+        """Whether layers are whole, and of a base."""
+
+        def fit() -> bool:
+            return all(same_base(self.layers.verify(path), base_model) for path in paths)
+
+        try:
+            return await asyncio.to_thread(fit)
+        except LayerError:
+            return False
