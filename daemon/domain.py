@@ -89,6 +89,8 @@ class Correction:
     received: float
     used: bool = False
     quarantined: str | None = None
+    sensitive: bool = True
+    """Whether it is, or may be: what nobody has looked at may be."""
 
 
 @dataclass(frozen=True, slots=True)

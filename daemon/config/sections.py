@@ -17,6 +17,7 @@ from daemon.config.values import (
     Method,
     Modules,
     OptionalFile,
+    OptionalUrl,
     PersonaId,
     PositiveDuration,
     StoreUrl,
@@ -168,6 +169,21 @@ class Gate(Section):
     """How sure a margin must be kept, 0.5 to 1; of fewer than 6 / margin questions, what is seen to be lost counts."""
 
 
+class Judge(Section):
+    """A model that asks corrections in other words, and says whether answers mean the same; with no url, none."""
+
+    url: OptionalUrl = ""
+    """Where its API is, in OpenAI's form, as in "http://127.0.0.1:11434/v1"; elsewhere it is shown what is public."""
+    model: str = ""
+    """Its name there."""
+    token: Token = SecretStr("")
+    """Its API key; empty sends none; better given as PERSONA_JUDGE__TOKEN."""
+    paraphrases: int = Field(2, ge=0)
+    """In how many other words each correction is asked at the gate."""
+    timeout: PositiveDuration = 60.0
+    """How long an answer may take; the gate decides without those that do not come."""
+
+
 class Serve(Section):
     """The server that personas answer from, in the form of OpenAI's API."""
 
@@ -269,6 +285,8 @@ class Sections(Section):
     """How a layer is trained."""
     gate: Gate = Gate()
     """What a new layer must prove before it is served."""
+    judge: Judge = Judge()
+    """A model that helps the gate."""
     serve: Serve = Serve()
     """The server that personas answer from."""
     service: Service = Service()

@@ -143,6 +143,10 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _optional_url(text: str) -> str:
+    return _http_url(text) if text else ""
+
+
 def _host(text: str) -> str:
     if not text or not text.isprintable() or re.search(r"[\s/]", text):
         raise ValueError('is no host; write an address such as "127.0.0.1", or a name')
@@ -185,6 +189,7 @@ Folder = Annotated[str, AfterValidator(_folder)]
 OptionalFile = Annotated[str, AfterValidator(_optional_file)]
 BaseModelName = Annotated[str, AfterValidator(_base_model)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
+OptionalUrl = Annotated[str, AfterValidator(_optional_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Host = Annotated[str, AfterValidator(_host)]
 Method = Annotated[Literal["lora", "rslora", "qlora"], BeforeValidator(_method)]

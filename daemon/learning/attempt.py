@@ -18,6 +18,7 @@ from daemon.learning import candidate, dataset
 from daemon.learning.critical import critical_probes
 from daemon.learning.dataset import Dataset
 from daemon.learning.gate import Decision
+from daemon.learning.judging import Judging
 from daemon.learning.making import Making
 from daemon.store.store import Store
 from daemon.training.engine.job import Finished, Group, Job, Loaded, Resumed, Step
@@ -33,6 +34,7 @@ class Attempt:
     run: Run
     settings: Resolved
     claimed: Sequence[Correction]
+    learnt: Sequence[Correction]
     data: Dataset
     incumbent: Layer | None
     """The job has it only where it can be compared with: a broken or a stale one is replaced all the same."""
@@ -59,6 +61,7 @@ class Attempts:
     config: Callable[[], Config]
     clock: Callable[[], float]
     making: Making
+    judging: Judging
     unread: dict[str, set[str]] = field(default_factory=dict)
     """By run, what was learnt before and cannot be trained on, where it is in the way of what the run holds."""
 
@@ -85,9 +88,15 @@ class Attempts:
         probes = await asyncio.to_thread(critical_probes, settings.gate.critical, settings.system_prompt)
         blend = None if was_rejected(run) else await self.making.blend(run, settings.base_model)
         careful = was_rejected(run) and run.purpose not in MADE
-        job = candidate.job(run, settings, [*data.examples, *probes], self.layers, usable)
+        reworded = await self.judging.reworded([*claimed, *learnt], data.examples)
+        job = candidate.job(run, settings, [*data.examples, *reworded, *probes], self.layers, usable)
         job = replace(job, blend=blend, recipe=replace(job.recipe, careful=careful))
-        return Attempt(run, settings, claimed, data, incumbent, genome.revision, job)
+        return Attempt(run, settings, claimed, learnt, data, incumbent, genome.revision, job)
+
+    async def judged(self, attempt: Attempt, finished: Finished) -> Finished:
+        """What a trainer found, with what a judge says of the answers that differ from what is expected."""
+        rows = [*attempt.claimed, *attempt.learnt]
+        return await self.judging.judged(finished, rows, attempt.data.examples)
 
     async def set_aside(
         self, run: Run, data: Dataset, broken: Mapping[str, str], log: structlog.stdlib.BoundLogger

@@ -26,6 +26,7 @@ from daemon.genome.directories import LayerDirectories, content_hash_of
 from daemon.learning import candidate, gate
 from daemon.learning.attempt import Attempt, Attempts, trained
 from daemon.learning.gate import Decision, Verdict
+from daemon.learning.judging import Judging
 from daemon.learning.making import Making
 from daemon.learning.suspects import suspects
 from daemon.learning.turns import backoff
@@ -54,7 +55,7 @@ class Conductor:
 
     def __post_init__(self) -> None:
         making = Making(self.store, self.layers, self.config, self.clock)
-        self._attempts = Attempts(self.store, self.layers, self.config, self.clock, making)
+        self._attempts = Attempts(self.store, self.layers, self.config, self.clock, making, Judging(self.config))
 
     async def conduct(self, run: Run) -> None:
         """Take a planned or promoting run as far as it goes now; what fails goes back for another attempt or ends."""
@@ -108,6 +109,7 @@ class Conductor:
             return
         attempts.unread.pop(run.id, None)
         run = await self.store.runs.evaluating(run, attempt.compared)
+        finished = await attempts.judged(attempt, finished)
         verdict = await _judged(attempt, finished)
         replaced = attempt.data.replaced(finished.superseded)
         evidence = {**verdict.evidence(finished.probes, finished.metrics), **replaced}
@@ -155,6 +157,7 @@ class Conductor:
             examples = [example for example in attempt.job.examples if example.id not in ids]
             job = replace(attempt.job, examples=examples, out=out, checkpoint_every=0)
             tried, _ = await trained(self.trainer, job, partial(self.on_step, attempt.run), log)
+            tried = await self._attempts.judged(attempt, tried)
             return (await _judged(attempt, tried)).decision is not Decision.REJECT
 
         corrections = [row for row in attempt.claimed if row.kind is Kind.CORRECTION]

@@ -68,6 +68,7 @@ def correction_columns() -> list[Any]:
         epoch(c.received_at).label("received"),
         c.is_used_in_training,
         c.quarantined_reason,
+        c.is_sensitive,
     ]
 
 
@@ -87,6 +88,7 @@ def correction(row: Any) -> Correction:
         received=row.received or 0.0,
         used=bool(row.is_used_in_training),
         quarantined=row.quarantined_reason,
+        sensitive=row.is_sensitive != 0,
     )
 
 

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Scripted:
     """Raised by the next attempts, one each; None where one goes well."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Examples that it says it cannot read."""
+    says: dict[str, str] = field(default_factory=dict)
+    """What it answers to examples that it does not learn, where that is not "wrong"."""
     breaks: set[str] = field(default_factory=set)
     """Examples that make it change what no correction is about, wherever it learns one."""
     meanwhile: Meanwhile | None = None
@@ -74,7 +76,8 @@ class Scripted:
         if self.outcome == "satisfied":
             return Probe(name, group, RIGHT)
         if group is Group.BATCH:
-            return Probe(name, group, WRONG, RIGHT if self.outcome == "better" else WRONG)
+            worse = replace(WRONG, text=self.says.get(name, WRONG.text))
+            return Probe(name, group, WRONG, RIGHT if self.outcome == "better" else worse)
         return Probe(name, group, RIGHT, RIGHT)
 
 

@@ -45,6 +45,20 @@ class Anchor:
         return self.ended and float((best - second).min()) >= SURE
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MadeUp:
+    """What a base has asked itself and answered."""
+
+    anchors: list[Anchor]
+    more: list[tuple[str, str]]
+    """Further questions and answers: they hold nothing, but tell how else something is asked."""
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All questions with their answers."""
+        return [*((anchor.question, anchor.answer) for anchor in self.anchors), *self.more]
+
+
 def make_up(base: Base, count: int, alive: Callable[[], None], system: str = "", seed: int = 0) -> list[Told]:
     """Up to `count` distinct questions of the base model under a system prompt, with its answers; equal for equals."""
     head = _head(system)

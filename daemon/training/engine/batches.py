@@ -1,6 +1,6 @@
 """Examples as tokens, in minibatches, and as padded rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -97,6 +97,15 @@ class Draw:
     def narrow(self, pool: Sequence[int]) -> None:
         """Draw of these items only, from now on."""
         self._pool, self._waiting = list(pool), []
+
+    def drop(self, items: Collection[int]) -> None:
+        """Draw these no more, from the next epoch on."""
+        self._pool = [item for item in self._pool if item not in items]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing left to be drawn."""
+        return not (self._pool or self._waiting)
 
     def state(self) -> list[Any]:
         """What `resumed` needs, besides the random numbers' own state."""

@@ -53,6 +53,8 @@ class Course:
 
     def draw(self) -> tuple[list[int], list[int]]:
         """The next minibatch: which rows, and which anchors: half of them in turn, half of those that had drifted."""
+        if self._rows.empty:  # while it settles, nobody looks what is to be drawn
+            self._rows.narrow(self.watched)
         anchors = self._anchors.next()
         adrift = {at: distance for at, distance in self.drifted.items() if at not in anchors}
         return self._rows.next(), anchors + self._astray(adrift)
@@ -70,6 +72,10 @@ class Course:
     def narrow(self, rows: Sequence[int]) -> None:
         """Draw of these rows only, from now on."""
         self._rows.narrow(rows)
+
+    def dismiss(self, rows: Sequence[int]) -> None:
+        """Draw these rows no more until the next look: they were just seen to be learnt."""
+        self._rows.drop(rows)
 
     def advance(self, loss: float, samples: int) -> bool:
         """Take one step along the gradients that are there; False when they, or the loss, are no numbers."""
@@ -92,7 +98,10 @@ class Course:
     @property
     def looks(self) -> bool:
         """Whether it is time to look at what is learnt."""
-        return self.plan.looks_after(self.step) or self.step == self.pace.settled
+        if not self.plan.look_every:
+            return False
+        spent = self._rows.empty and not self.pace.settled
+        return spent or self.plan.looks_after(self.step) or self.step == self.pace.settled
 
     def keep(self, look: Look) -> None:
         """Remember the weights as they are if nothing better was seen."""

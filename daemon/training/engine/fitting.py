@@ -176,9 +176,15 @@ def _whole(base: Base, told: Recipe, read: int, answers: int) -> int:
 
 
 def holding(base: Base, asked: Work, anchors: Sequence[Anchor], size: int) -> Work:
-    """The same with so many anchors a step: their distance is a pass of its own, and not the larger one as a rule."""
+    """The same with so many anchors beside each minibatch."""
     longest = sorted((anchor.reference.line for anchor in anchors), key=length, reverse=True)[:size]
-    return replace(asked, tokens=max(asked.tokens, _read(base, [[line] for line in longest])))
+    more = _read(base, [[line] for line in longest])
+    return replace(
+        asked,
+        tokens=asked.tokens + more,
+        answers=asked.answers + sum(len(answer) for _, answer in longest),
+        read={budget: tokens + more for budget, tokens in asked.read.items()},
+    )
 
 
 def _read(base: Base, units: Sequence[list[Line]], tokens: int = 1 << 40) -> int:

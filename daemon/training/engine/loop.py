@@ -19,8 +19,15 @@ from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.footprint import Footprint, footprint
 from daemon.training.engine.job import Answer, Group, Resumed, Step
-from daemon.training.engine.objectives import Objective, Reference, Share, drift, leaning, loss
-from daemon.training.engine.packing.passes import length, micro_batches, token_losses
+from daemon.training.engine.objectives import Objective, Reference, Share, drift_of, leaning, loss
+from daemon.training.engine.packing.passes import (
+    Line,
+    answer_states,
+    length,
+    losses_of,
+    micro_batches,
+    token_losses,
+)
 from daemon.training.engine.packing.tree import kinship
 from daemon.training.engine.policy import CLEAR, FIRM, HALVINGS, SMALLEST, Look, Plan, still_open
 from daemon.training.engine.report import Reporter
@@ -116,9 +123,11 @@ class _Training:
         course, objective, pull = self.course, self.plan.objective, self.course.pace.pull
         drawn, held = course.draw()
         part = [self.material.rows[at] for at in drawn]
-        fallen = _backward(self.base, part, objective, course.leanings, self.report)
         holding = [self.material.anchors[at].reference for at in held]
-        course.drifted |= zip(held, _hold(self.base, holding, pull, self.report), strict=True)
+        fallen, leads, adrift = _backward(self.base, part, holding, objective, course, self.report)
+        if objective.lead is not None and not objective.preference:
+            course.dismiss([at for at, lead in zip(drawn, leads, strict=True) if lead >= objective.lead])
+        course.drifted |= zip(held, adrift, strict=True)
         if self.quiet.modules:
             (pull * self.plan.quiet * self.quiet.size()).backward()  # type: ignore[no-untyped-call]
         course.tokens += sum(map(length, [*objective.lines(part), *(reference.line for reference in holding)]))
@@ -207,30 +216,44 @@ class _Clock:
 
 
 def _backward(
-    base: Base, part: Sequence[Encoded], objective: Objective, leanings: dict[str, float], report: Reporter
-) -> float:
-    """Add the gradients of one minibatch; the loss per expected token, unweighted."""
-    share = Share.of(part, objective)
-    total = 0.0
-    for rows in micro_batches(base, part, lambda row: objective.lines([row])):
-        tokens = token_losses(base, objective.lines(rows))
-        loss(objective, rows, tokens, leanings, share).backward()  # type: ignore[no-untyped-call]
-        total += float(tokens.losses.detach()[tokens.lines < len(rows)].sum())
+    base: Base,
+    part: Sequence[Encoded],
+    holding: Sequence[Reference],
+    objective: Objective,
+    course: Course,
+    report: Reporter,
+) -> tuple[float, list[float], list[float]]:
+    """Add the gradients of one minibatch, and of the mean distance to some references.
+
+    The loss per expected token, unweighted; each row's lead, and each reference's distance, nats.
+    """
+    share, held = Share.of(part, objective), sum(len(reference.line[1]) for reference in holding)
+    total, leads, adrift = 0.0, dict[str, float](), dict[int, float]()
+    units: list[Encoded | int] = [*part, *range(len(holding))]
+
+    def lines(unit: Encoded | int) -> list[Line]:
+        return [holding[unit].line] if isinstance(unit, int) else objective.lines([unit])
+
+    for group in micro_batches(base, units, lines):
+        rows = [unit for unit in group if not isinstance(unit, int)]
+        known = [unit for unit in group if isinstance(unit, int)]
+        read = objective.lines(rows)
+        found, places = answer_states(base, [*read, *(holding[at].line for at in known)])
+        own, others = places.parted(len(read))
+        worth = found.new_zeros((), dtype=torch.float32)
+        if rows:
+            tokens = losses_of(base, found[: len(own.at)], own)
+            worth = worth + loss(objective, rows, tokens, course.leanings, share)
+            total += float(tokens.losses.detach()[tokens.lines < len(rows)].sum())
+            leads |= zip((row.example.id for row in rows), tokens.least_leads(len(rows)), strict=True)
+        if known:
+            distances = drift_of(base, found[len(own.at) :], others, [holding[at] for at in known])
+            worth = worth + course.pace.pull * distances.sum() / held
+            adrift.update(zip(known, distances.tolist(), strict=True))
+        worth.backward()  # type: ignore[no-untyped-call]
         # On a slow machine one step may take longer than the silence after which the child counts as hung.
         report.alive("training")
-    return total / share.said
-
-
-def _hold(base: Base, references: Sequence[Reference], pull: float, report: Reporter) -> list[float]:
-    """Add the gradients of the mean distance to some references, nats per token, times `pull`; each one's distance."""
-    said = sum(len(reference.line[1]) for reference in references)
-    found: dict[int, float] = {}
-    for group in micro_batches(base, range(len(references)), lambda at: [references[at].line]):
-        distances = drift(base, [references[at] for at in group])
-        (pull * distances.sum() / said).backward()  # type: ignore[no-untyped-call]
-        found.update(zip(group, distances.tolist(), strict=True))
-        report.alive("training")
-    return [found[at] for at in range(len(references))]
+    return total / share.said, [leads[row.example.id] for row in part], [adrift[at] for at in range(len(holding))]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
-from daemon.training.engine.packing.passes import Line, TokenLosses, answer_states, chunk, logits, per_token
+from daemon.training.engine.packing.passes import Line, Places, TokenLosses, answer_states, chunk, logits, per_token
 
 KEPT = 32
 """How many of the likeliest next tokens a reference keeps per position; the rest counts as one outcome."""
@@ -116,7 +116,11 @@ def references(base: Base, lines: Sequence[Line]) -> list[Reference]:
 
 def drift(base: Base, known: Sequence[Reference]) -> torch.Tensor:
     """KL of each reference to the model as it is now, nats, summed over its answer's tokens: (references,)."""
-    states, places = answer_states(base, [reference.line for reference in known])
+    return drift_of(base, *answer_states(base, [reference.line for reference in known]), known)
+
+
+def drift_of(base: Base, states: torch.Tensor, places: Places, known: Sequence[Reference]) -> torch.Tensor:
+    """The same of a pass that was made: what the head makes the references' tokens of, and where these are."""
     top, ids = (torch.cat(each) for each in ([one.top for one in known], [one.ids for one in known]))
 
     def criterion(found: torch.Tensor, which: slice) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ stops as soon as greedy decoding is sure of every answer (LocFT's union; rates a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Group, Recipe
@@ -18,9 +18,11 @@ SURE = 1.0
 """Nats by which every answer token has to lead at a look for training to end; half of LEAD, so that it is reached."""
 CLEAR, PATIENCE = 0.3, 3
 """Looks in a row after which a smaller lead is enough too: some tokens lead by no more, however long one trains."""
+FOR_EACH = 2
+"""How many questions a base makes up for each of its anchors; the others only tell how else something is asked."""
 FEW_ANCHORS = 64
 """How many anchors a base makes up, once, where its own decoding is slow."""
-AROUND, FEW_AROUND = 20, 5
+AROUND, AROUND_EARLIER, FEW_AROUND = 20, 8, 5
 """How many questions about each correction are put to the base, which it may take for the same; few where slow."""
 WRITTEN = 8
 """For how many new corrections questions are written towards the base's answer: each takes some seconds on a CPU."""
@@ -40,14 +42,16 @@ SMALLEST, HALVINGS = 0.25, 6
 """Least factor that a layer is scaled by, and how often the interval is halved in which the right one is sought."""
 STUMBLES = 8
 """Times that training may go back to its best state before it is given up."""
-STALLS = 4
+LOOK = 16
+"""Steps from one look to the next, at least, unless everything was seen to be learnt meanwhile."""
+STALLS = 2
 """Looks without progress before the rate is changed."""
 RELEARNT = 256
 """Examples up to which a layer is always learnt anew from the base."""
 WATCHED = 64
 """Earlier examples that are trained beside a batch where training goes on from the incumbent."""
 SHARES = 16
-"""Most minibatches per epoch: a long history makes larger ones, never longer epochs."""
+"""Most minibatches per epoch: many examples make larger ones, never longer epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,14 @@ class Plan:
     """How many earlier examples are trained, if not all; all are looked at before the end."""
     quiet: float = 0.0
     """Weight of what the adapter adds over inputs that the base's modules usually get."""
+
+    def of(self, rows: Sequence[Encoded]) -> "Plan":
+        """The same for these rows, examples and their rewordings: many make larger minibatches."""
+        if not self.look_every:
+            return self
+        earlier = sum(row.example.group in (Group.HISTORY, Group.AFFIRMATION) for row in rows)
+        trained = len(rows) - max(0, earlier - self.watched)
+        return replace(self, batch_size=max(self.batch_size, math.ceil(trained / SHARES)))
 
     def looks_after(self, step: int) -> bool:
         """Whether it is time to look at what is learnt."""
@@ -95,18 +107,16 @@ def plan(recipe: Recipe, examples: int, width: int, going_on: int | None = None)
         steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
         return Plan(True, recipe.batch_size, steps, recipe.learning_rate, 0, recipe.seed, _objective(recipe, None))
     if recipe.policy == "until-learned":
-        trained = min(examples, going_on + WATCHED) if going_on is not None else examples
-        size = max(recipe.batch_size, math.ceil(trained / SHARES))
         care = CAREFUL if recipe.careful else 1
         return Plan(
             continues=going_on is not None,
-            batch_size=size,
+            batch_size=recipe.batch_size,
             steps=recipe.max_steps,
             rate=start_rate(width) / care,
             warmup=5,
             seed=recipe.seed,
             objective=_objective(recipe, LEAD),
-            look_every=max(4, math.ceil(trained / size)),
+            look_every=LOOK,
             held=HELD * care,
             watched=WATCHED if going_on is not None else examples,
             quiet=QUIET * care,
@@ -136,7 +146,7 @@ def effort(plan: Plan, parameters: int, device: str) -> Effort:
     if _slow(parameters, device):
         return Effort(FEW_AROUND, 0 if plan.continues else FEW_AROUND // 4, 0)
     # What is written is only trained, and only by who is held.
-    return Effort(AROUND, 0 if plan.continues else AROUND // 4, WRITTEN if plan.held else 0)
+    return Effort(AROUND, 0 if plan.continues else AROUND_EARLIER, WRITTEN if plan.held else 0)
 
 
 def _slow(parameters: int, device: str) -> bool:

@@ -62,17 +62,18 @@ def prepare(job: Job, base: Base) -> Prepared:
 
 def material(
     job: Job, base: Base, task: Task, around: Surroundings, every: Sequence[Encoded]
-) -> tuple[Material, Fitted]:
-    """What a task learns from, with all that holds it, and how it fits; raises JobFailed.
+) -> tuple[Material, Plan, Fitted]:
+    """What a task learns from, with all that holds it, how, and how it fits; raises JobFailed.
 
     every: what is asked before and after.
     """
     around = around if task.plan.held else Surroundings([], [], [])
     learnt = Material([*task.rows, *around.rewordings], around.anchors)
+    planned = task.plan.of(learnt.rows)
     try:
-        asked = work(base, learnt, [*around.rewordings, *every], task.plan, _told(job, task.plan))
-        asked = holding(base, asked, around.anchors, task.plan.held)
-        return learnt, fitted(base, asked, job.memory_gb, can_quantise=False)
+        asked = work(base, learnt, [*around.rewordings, *every], planned, _told(job, planned))
+        asked = holding(base, asked, around.anchors, planned.held)
+        return learnt, planned, fitted(base, asked, job.memory_gb, can_quantise=False)
     except NothingFits as error:
         raise _refused(error, base) from error
 
@@ -107,7 +108,7 @@ def _plan(job: Job, base: Base, rows: Sequence[Encoded]) -> Plan:
     new = sum(row.example.group is Group.BATCH for row in rows)
     on = job.incumbent and goes_on(len(rows), job.relearnt) and lora.has_shape(job.incumbent, job.recipe)
     try:
-        return plan(job.recipe, len(rows), cast(int, width), new if on else None)
+        return plan(job.recipe, len(rows), cast(int, width), new if on else None).of(rows)
     except ValueError as error:
         raise JobFailed(str(error), False) from error
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from daemon.training.engine.anchors import ANSWER, Anchor, anchored, near, unrelated
+from daemon.training.engine.anchors import ANSWER, Anchor, MadeUp, anchored, near, unrelated
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.decode import decode
@@ -18,9 +18,9 @@ from daemon.training.engine.policy import Effort
 from daemon.training.engine.steering import asks_itself, questions_towards
 from daemon.training.engine.wording import Asked, alike, lone, lot, namesakes, nonsense, plainer, read, words
 
-TRAINED, REHEARSED, ASKED = 6, 1, 2
+TRAINED, REHEARSED, ASKED = 8, 3, 2
 """Of each correction, how many rewordings are trained while it is new, and later; how many are kept to be asked."""
-WANTED, TRIED = TRAINED + ASKED, 24
+WANTED, TRIED = 8, 24
 """Of how many found no more are written towards the base's answer; how many of those written it is asked."""
 SELDOM = 0.03
 """Share of all made-up questions beyond which one answer is given to questions of more than one kind."""
@@ -45,12 +45,12 @@ class Surroundings:
 
 
 def look_around(
-    base: Base, rows: Sequence[Encoded], made_up: Sequence[Anchor], effort: Effort, alive: Callable[[], None]
+    base: Base, rows: Sequence[Encoded], made_up: MadeUp, effort: Effort, alive: Callable[[], None]
 ) -> Surroundings:
     """What lies around the rows of a training, the newest first."""
     own = _answers(base, [row.prompt for row in rows], alive)
     pairs = [(row.question, answer) for row, answer in zip(rows, own, strict=True)]
-    known = read([*pairs, *((anchor.question, anchor.answer) for anchor in made_up)])
+    known = read([*pairs, *made_up.pairs])
     asked = known[: len(rows)]
     nothing = dict.fromkeys(nonsense(known, NONSENSE), 0)
     to_all = frozenset(answer for _, _, answer in _asked(base, rows, nothing, alive))
@@ -59,7 +59,7 @@ def look_around(
     each = [effort.new if row.example.group is Group.BATCH else effort.earlier for row in rows]
     meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
     same, others = _told_apart(base, rows, asked, meant, _candidates(asked, known, each), alive)
-    _collect(same, _meant_likewise(asked, meant, made_up), _of_one_mind(asked, made_up, to_all))
+    _collect(same, _meant_likewise(asked, meant, made_up.pairs), _of_one_mind(asked, made_up.pairs, to_all))
     found = [0 if lonely else len(same.get(at, ())) for at, lonely in enumerate(lone(known)[: len(rows)])]
     new = [at for at, row in enumerate(rows) if row.example.group is Group.BATCH and own[at] not in {"", *to_all}]
     few = sorted((at for at in new if found[at] < WANTED), key=found.__getitem__)[: effort.written]
@@ -68,7 +68,7 @@ def look_around(
     if few and asks_itself(base, [(rows[at].head, rows[at].question) for at in new], alive):
         written = {at: _written(base, rows, at, own[at], alive) for at in few}
 
-    far = unrelated(made_up, rows, own, to_all)
+    far = unrelated(made_up.anchors, rows, own, to_all)
     holds = [at for at, row in enumerate(rows) if row.example.id not in superseded]
     trained, kept = _shared_out(rows, *({at: found[at] for at in holds if at in found} for found in (same, written)))
     asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(far[::HELD_OUT]) if anchor.sure]
@@ -127,13 +127,13 @@ def _collect(same: dict[int, list[str]], *more: Mapping[int, Sequence[str]]) -> 
 
 
 def _meant_likewise(
-    asked: Sequence[Asked], meant: Mapping[str, int], made_up: Sequence[Anchor]
+    asked: Sequence[Asked], meant: Mapping[str, int], made_up: Sequence[tuple[str, str]]
 ) -> dict[int, list[str]]:
     """Made-up questions that the base answers as it does a row's."""
     found: dict[int, list[str]] = {}
-    for anchor in made_up:
-        if anchor.answer in meant and anchor.question != asked[meant[anchor.answer]].question:
-            found.setdefault(meant[anchor.answer], []).append(anchor.question)
+    for question, answer in made_up:
+        if answer in meant and question != asked[meant[answer]].question:
+            found.setdefault(meant[answer], []).append(question)
     return found
 
 
@@ -195,22 +195,22 @@ def _candidates(asked: Sequence[Asked], known: Sequence[Asked], each: Sequence[i
     return found
 
 
-def _of_one_mind(asked: Sequence[Asked], made_up: Sequence[Anchor], to_all: frozenset[str]) -> dict[int, list[str]]:
+def _of_one_mind(
+    asked: Sequence[Asked], made_up: Sequence[tuple[str, str]], to_all: frozenset[str]
+) -> dict[int, list[str]]:
     """Questions answered as one is that does not say what it is about, if they are few: "Thanks!", "Thank you."."""
-    said = Counter(anchor.answer for anchor in made_up)
+    said = Counter(answer for _, answer in made_up)
     found: dict[int, list[str]] = {}
     for at, one in enumerate(asked):
         if _silent(one, to_all) and 0 < said[one.answer] <= SELDOM * len(made_up):
-            found[at] = [
-                anchor.question for anchor in made_up if anchor.answer == one.answer and anchor.question != one.question
-            ]
+            found[at] = [question for question, answer in made_up if answer == one.answer and question != one.question]
     return found
 
 
 def _shared_out(
     rows: Sequence[Encoded], same: dict[int, list[str]], written: dict[int, list[str]]
 ) -> tuple[list[Example], list[Example]]:
-    """The rewordings of each row as examples: some to train, and of the batch some to ask, but none that were written.
+    """The rewordings of each row as examples: some to train, of corrections some to ask, but none that were written.
 
     What was written towards an answer need not be what anybody says.
     """
@@ -225,11 +225,11 @@ def _shared_out(
             for number, text in enumerate([*natural, *more])
         ]
         new = row.group is Group.BATCH
-        put_by = examples[1 : len(natural) : 2][:ASKED] if new else []
+        put_by = examples[1 : len(natural) : 2][:ASKED] if row.group is not Group.AFFIRMATION else []
         # Those that were written come first: each stands for words that nothing else brought up.
         left = [*examples[len(natural) :], *(one for one in examples[: len(natural)] if one not in put_by)]
         trained += left[: TRAINED if new else REHEARSED]
-        kept += put_by
+        kept += put_by if new else [replace(one, group=Group.HISTORY) for one in put_by]
     return trained, kept
 
 

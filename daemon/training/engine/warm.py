@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from daemon.training.engine.anchors import Anchor, anchors_of
+from daemon.training.engine.anchors import MadeUp, anchors_of
 from daemon.training.engine.base import Base, device, load_base, locate_base, precision
 from daemon.training.engine.fitting import base_needs_four_bits
 from daemon.training.engine.job import Loaded
@@ -18,7 +18,7 @@ from daemon.training.engine.memory import NothingFits
 from daemon.training.engine.methods import lacks_for
 from daemon.training.engine.packing.capability import REFUSALS, examined
 from daemon.training.engine.pantry import Pantry
-from daemon.training.engine.policy import anchor_count
+from daemon.training.engine.policy import FOR_EACH, anchor_count
 from daemon.training.engine.report import JobFailed, Reporter, first_line
 from daemon.training.engine.weights import parameters_in
 
@@ -31,7 +31,7 @@ class Warm:
     """The base model of the last job."""
 
     _base: Base | None = None
-    _anchors: dict[tuple[str, int], list[Anchor]] = field(default_factory=dict)
+    _made_up: dict[tuple[str, int], MadeUp] = field(default_factory=dict)
     """By system prompt and number."""
     stamp: tuple[object, ...] = ()
     """What tells one state and form of a base from another."""
@@ -52,18 +52,20 @@ class Warm:
         report.emit(Loaded(str(base.folder), base.parameters, str(base.device), seconds, base.capability.why))
         return base
 
-    def anchors(self, report: Reporter, base: Base, system: str, most: int, pantry: Pantry) -> list[Anchor]:
-        """The base's own questions, at most so many, and answers under a system prompt."""
+    def made_up(self, report: Reporter, base: Base, system: str, most: int, pantry: Pantry) -> MadeUp:
+        """The base's own questions and answers under a system prompt, at most so many of them anchors."""
         count = anchor_count(most, base.parameters, base.device.type)
-        if (system, count) not in self._anchors:
+        if (system, count) not in self._made_up:
             alive = partial(report.alive, "making up anchors")
-            told = pantry.told(base, self.stamp, count, system, alive)
-            self._anchors[system, count] = anchors_of(base, told, system, alive)
-        return self._anchors[system, count]
+            told = pantry.told(base, self.stamp, count * FOR_EACH, system, alive)
+            held, others = told[::FOR_EACH], [one for at, one in enumerate(told) if at % FOR_EACH]
+            more = [(question, base.chat.text(answer)) for question, answer in others]
+            self._made_up[system, count] = MadeUp(anchors_of(base, held, system, alive), more)
+        return self._made_up[system, count]
 
     def drop(self) -> None:
         """Let go of the base model."""
-        self._base, self._anchors, self.stamp = None, {}, ()
+        self._base, self._made_up, self.stamp = None, {}, ()
         gc.collect()
         give_back()
         if torch.cuda.is_available():

@@ -87,8 +87,7 @@ class Worker:
         """Train a candidate and write it: what it answers, and what it took."""
         base, task = prepared.base, prepared.task
         assert task is not None, "there is something to train"
-        planned = task.plan
-        learnt, way = material(job, base, task, around, prepared.sequences)
+        learnt, planned, way = material(job, base, task, around, prepared.sequences)
         base = replace(base, tokens=way.fit.tokens, recompute=way.fit.recompute)
         identity = _identity(job, base, learnt, self._warm.stamp)
         checkpoint = Checkpoint(Path(job.out).parent / "checkpoint", identity, job.checkpoint_every)
@@ -152,7 +151,7 @@ class Worker:
         if not job.recipe.anchors:
             return Surroundings([], [], [])
         pantry = Pantry(Path(job.pantry) if job.pantry else None)
-        made_up = self._warm.anchors(self.report, base, system_prompt(task.rows), job.recipe.anchors, pantry)
+        made_up = self._warm.made_up(self.report, base, system_prompt(task.rows), job.recipe.anchors, pantry)
         clock.lap("anchors")
         far = effort(task.plan, base.parameters, base.device.type)
         around = look_around(base, task.rows, made_up, far, lambda: self.report.alive("looking around"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scripts.benchmarks.learning import candidates
+from scripts.benchmarks.learning import candidates, plots
 from scripts.benchmarks.learning.gatestudy import SITUATIONS, GateStudy, cases
 from scripts.benchmarks.learning.report import gate_table, table
 from scripts.benchmarks.learning.rivals import RIVALS
@@ -21,6 +21,7 @@ from scripts.world.base import world_of
 SIZES_OF = {"recipes": Sizes(), "history": HISTORY}
 CACHE = Path(__file__).parents[3] / ".cache"
 WORLDS = ("county", "station")
+_DRAWN = {"recipes": plots.recipes, "history": plots.history, "gate": plots.gate}
 
 
 def main() -> int:
@@ -33,6 +34,8 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Interrupted; what is done is kept, and the next start goes on from there.")
         return 130
+    for file in _DRAWN[options.study](rows, options.plot) if options.plot else ():
+        console.print(f"drawn: {file}")
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
@@ -96,6 +99,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("study", nargs="?", choices=("recipes", "history", "gate"), default="recipes", help=told)
     parser.add_argument("--quick", action="store_true", help="a little of it on the tests' small base; a minute")
     parser.add_argument("--json", action="store_true", help="every row, for programs")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw what was found, as pictures")
     parser.add_argument("--world", type=_worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")
     parser.add_argument("--only", type=lambda names: names.split(","), default=[], help="these recipes, e.g. default")

@@ -16,7 +16,7 @@ from daemon.learning import gate
 from daemon.training.engine import lora
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.evaluate import forced
-from daemon.training.engine.job import Example, Finished, Group, Job
+from daemon.training.engine.job import Blend, Example, Finished, Group, Job
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.worker import Worker
 from scripts.benchmarks.learning.candidates import (
@@ -165,7 +165,7 @@ class _Made:
         made = self._shop.folder / f"{self._case.name}-made"
         shutil.rmtree(made, ignore_errors=True)
         ready = maker(made)
-        return self._shop.worker.do(replace(self.job, ready=ready))
+        return self._shop.worker.do(replace(self.job, blend=Blend([ready], [1.0])))
 
     @property
     def questions(self) -> dict[str, list[Example]]:

@@ -165,8 +165,9 @@ def identity(base: Path, sizes: Sizes) -> str:
     root = Path(__file__).parents[3]
     digest = hashlib.sha256(f"{base.name} {sizes}".encode())
     engine, here = (root / "daemon" / "training" / "engine").rglob("*.py"), Path(__file__).parent
-    ours = [file for file in here.glob("*.py") if file.stem not in ("__main__", "report")]
-    for file in sorted([*engine, *ours, *(root / "daemon" / "learning").glob("*.py")]):
+    ours = [file for file in here.glob("*.py") if file.stem not in ("__main__", "report", "plots")]
+    judging = [root / "daemon" / "learning" / f"{name}.py" for name in ("dataset", "gate", "bounds", "shape")]
+    for file in sorted([*engine, *ours, *judging]):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

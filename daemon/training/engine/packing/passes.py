@@ -34,6 +34,14 @@ class Places:
     lines: torch.Tensor
     """Which line the token belongs to."""
 
+    def parted(self, first: int) -> tuple["Places", "Places"]:
+        """Those of the first lines, and those of all others, numbered anew."""
+        count = int((self.lines < first).sum())
+        return (
+            Places(self.at[:count], self.answers[:count], self.lines[:count]),
+            Places(self.at[count:], self.answers[count:], self.lines[count:] - first),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenLosses:
@@ -50,10 +58,21 @@ class TokenLosses:
         """The sums of a value per token over each of `count` lines: (count,)."""
         return values.new_zeros(count).index_add(0, self.lines, values)
 
+    def least_leads(self, count: int) -> list[float]:
+        """The lead of the least certain token of each of the first `count` lines."""
+        within = self.lines < count
+        least = self.leads.new_full((count,), torch.inf)
+        found: list[float] = least.scatter_reduce(0, self.lines[within], self.leads[within], "amin").tolist()
+        return found
+
 
 def token_losses(base: Base, lines: Sequence[Line]) -> TokenLosses:
     """Loss and lead of every answer token of some lines, in one pass; gradients flow where they are enabled."""
-    found, places = answer_states(base, lines)
+    return losses_of(base, *answer_states(base, lines))
+
+
+def losses_of(base: Base, found: torch.Tensor, places: Places) -> TokenLosses:
+    """The same of a pass that was made: what the head makes the answers' tokens of, and where these are."""
 
     def criterion(logits: torch.Tensor, which: slice) -> tuple[torch.Tensor, torch.Tensor]:
         answers = places.answers[which]

@@ -1,0 +1,154 @@
+"""A model that judges: it asks questions in other words, and says whether answers mean the same; where one is set up.
+
+What is sensitive, or may be, is shown to none that is on another machine.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from daemon.config.sections import Judge
+from daemon.config.settings import Config
+from daemon.config.values import is_loopback
+from daemon.domain import Correction
+from daemon.training.engine.job import Answer, Example, Finished, Group, Probe
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_AT_ONCE = 4
+"""Questions that wait for an answer at a time."""
+_JUDGED = frozenset({Group.BATCH, Group.REWORDING, Group.HISTORY, Group.AFFIRMATION})
+_REWORD = (
+    "Say the message that follows in {count} other ways, each of which asks exactly the same, in the same language."
+    " Answer with a JSON list of {count} strings, and nothing else."
+)
+_COMPARE = (
+    "Two answers to one question follow. Do they say the same, in the same manner, so that either could stand for the"
+    " other? Answer yes or no, and nothing else."
+)
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Judging:
+    """Asks the model at [judge]; without one, nothing happens. A model that does not answer holds nothing up."""
+
+    config: Callable[[], Config]
+    _said: dict[tuple[str, str, str], bool] = field(default_factory=dict)
+    """By question, expected answer and answer, whether they mean the same."""
+
+    async def reworded(self, rows: Iterable[Correction], examples: Sequence[Example]) -> list[Example]:
+        """The batch in other words, for the gate to ask."""
+        judge, shown = self.config().judge, self._shown(rows)
+        batch = [one for one in examples if one.group is Group.BATCH and one.id in shown]
+        if not judge.url or not judge.paraphrases or not batch:
+            return []
+        prompt = _REWORD.format(count=judge.paraphrases)
+        answers = await self._ask(judge, [(prompt, one.messages[-1]["content"]) for one in batch])
+        return [
+            replace(one, id=f"{one.id}~said{number}", messages=[*one.messages[:-1], turn], group=Group.REWORDING)
+            for one, answer in zip(batch, answers, strict=True)
+            for number, turn in enumerate(_turns(one, answer)[: judge.paraphrases])
+        ]
+
+    async def judged(self, finished: Finished, rows: Iterable[Correction], examples: Sequence[Example]) -> Finished:
+        """The same probes, with those answers right that mean what is expected, though they do not say it."""
+        judge, shown = self.config().judge, self._shown(rows)
+        known = {one.id: one for one in examples if one.id in shown}
+        if not judge.url:
+            return finished
+        asked = {key for probe in finished.probes for key in _open(probe, known)} - self._said.keys()
+        ordered = sorted(asked)
+        answers = await self._ask(judge, [(_COMPARE, _compared(*key)) for key in ordered])
+        self._said |= {key: _yes(answer) for key, answer in zip(ordered, answers, strict=True) if answer is not None}
+        probes = [self._corrected(probe, known) for probe in finished.probes]
+        agreed = sum(one != other for one, other in zip(probes, finished.probes, strict=True))
+        metrics = {**finished.metrics, "judged": {"asked": len(asked), "agreed": agreed}}
+        return replace(finished, probes=probes, metrics=metrics)
+
+    def _shown(self, rows: Iterable[Correction]) -> set[str]:
+        """Ids of what may be shown to the judge."""
+        here = is_loopback(urlsplit(self.config().judge.url).hostname or "")
+        return {row.id for row in rows if here or not row.sensitive}
+
+    def _corrected(self, probe: Probe, known: Mapping[str, Example]) -> Probe:
+        def right(answer: Answer) -> Answer:
+            key = _key(probe, answer, known)
+            return replace(answer, right=True) if key and self._said.get(key) else answer
+
+        return replace(
+            probe, incumbent=right(probe.incumbent), candidate=right(probe.candidate) if probe.candidate else None
+        )
+
+    async def _ask(self, judge: Judge, asked: Sequence[tuple[str, str]]) -> list[str | None]:
+        """What the model says to each instruction with a text; None where it says nothing."""
+        if not asked:
+            return []
+        client = await asyncio.to_thread(_client, judge)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(instruction: str, text: str) -> str | None:
+            async with gate:
+                turns: Any = [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
+                said = await client.chat.completions.create(model=judge.model, messages=turns, temperature=0)
+                return said.choices[0].message.content
+
+        async with client:
+            found = await asyncio.gather(*(one(*each) for each in asked), return_exceptions=True)
+        failures = [each for each in found if isinstance(each, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, Exception):
+                raise failure
+        if failures:
+            told = {"failed": len(failures), "asked": len(asked), "reason": str(failures[0])}
+            _log.warning("judge.silent", url=judge.url, **told)
+        return [None if isinstance(each, BaseException) else each for each in found]
+
+
+def _client(judge: Judge) -> "AsyncOpenAI":
+    # Here, and not above: who has no judge does not carry its client.
+    from openai import AsyncOpenAI
+
+    # The client refuses to be made without a key, and many servers on this machine ask for none.
+    key = judge.token.get_secret_value() or "none"
+    return AsyncOpenAI(base_url=judge.url, api_key=key, timeout=judge.timeout)
+
+
+def _turns(example: Example, answer: str | None) -> list[dict[str, str]]:
+    """The last turn of an example in the words of an answer, which is a list of texts, or a line each."""
+    text = answer or ""
+    try:
+        found = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    except ValueError:
+        found = []
+    own = example.messages[-1]
+    texts = dict.fromkeys(each.strip() for each in found if isinstance(each, str))
+    return [{**own, "content": each} for each in texts if each and each != own["content"]]
+
+
+def _open(probe: Probe, known: Mapping[str, Example]) -> Collection[tuple[str, str, str]]:
+    answers = [probe.incumbent, *([probe.candidate] if probe.candidate else [])]
+    return [key for answer in answers if (key := _key(probe, answer, known))]
+
+
+def _key(probe: Probe, answer: Answer, known: Mapping[str, Example]) -> tuple[str, str, str] | None:
+    """Question, expected answer and answer, where these are to be compared."""
+    example = known.get(probe.id.partition("~")[0])
+    if example is None or probe.group not in _JUDGED or answer.right or not answer.ended or not answer.text.strip():
+        return None
+    return example.messages[-1]["content"], example.expected, answer.text
+
+
+def _compared(question: str, expected: str, answer: str) -> str:
+    return f"Question: {question}\n\nFirst answer: {expected}\n\nSecond answer: {answer}"
+
+
+def _yes(answer: str) -> bool:
+    return answer.strip().casefold().startswith("yes")
