@@ -43,12 +43,14 @@ def test_fixed_is_the_requirements_schedule() -> None:
 def test_until_learned_starts_from_the_base_within_its_budget() -> None:
     until = plan(Recipe(max_steps=37), 10, 128)
     assert (until.steps, until.batch_size, until.continues) == (37, 4, False)
-    assert [step for step in range(1, 38) if until.looks_after(step)] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 37]
+    assert [step for step in range(1, 38) if until.looks_after(step)] == [16, 32, 37]
 
 
 def test_a_long_history_makes_larger_minibatches_not_longer_epochs() -> None:
-    until = plan(Recipe(), 800, 128)
-    assert (until.batch_size, until.look_every) == (50, 16)
+    rows = [encoded(f"{number}", [number], Group.HISTORY) for number in range(800)]
+    assert plan(Recipe(), 800, 128).of(rows).batch_size == 50
+    assert plan(Recipe(), 800, 128, going_on=0).of(rows).batch_size == 4, "of which it trains the watched ones"
+    assert plan(Recipe(policy="fixed"), 800, 128).of(rows).batch_size == 4
 
 
 def test_an_unknown_policy_is_refused() -> None:
