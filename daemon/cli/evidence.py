@@ -1,7 +1,7 @@
 """The page of one run: what it is, what the gate measured, what the training took, and every probe."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import RenderableType
@@ -17,6 +17,7 @@ _MEASURES: Final = {
     "batch": ("efficacy", "the batch, answered as expected"),
     "rewording": ("generality", "the batch in other words"),
     "history": ("retention", "learnt before, still answered so"),
+    "kept": ("kept", "learnt before, in other words"),
     "affirmation": ("affirmed", "affirmed answers, kept as they are"),
     "anchor": ("locality", "what no correction is about, answered as the base does"),
     "critical": ("critical", "critical probes, which must hold"),
@@ -39,6 +40,13 @@ _COUNTED: Final = {
     "rewordings": "rewording",
     "anchors": "anchor",
 }
+_SAID: Final[Mapping[str, Callable[[Any], str]]] = {
+    "relearnt": lambda examples: f"of {count(examples, 'example')} when its line was last learnt from the base",
+    "scale": lambda factor: f"{factor:.2f} of what was learnt, as small as may be",
+    "drift": lambda nats: f"{nats:.2g} nats a token from the base, where no correction is about it",
+    "judged": lambda told: f"{count(told['asked'], 'answer')} shown to the judge; {told['agreed']} mean the same",
+}
+"""Measurements that want a word of explanation."""
 _ANSWER: Final = 200
 """Characters of an answer that the page shows."""
 _MANY: Final = 10
@@ -126,7 +134,7 @@ def _gate(scores: dict[str, Any], *, trained: bool) -> Table:
 
 def _training(metrics: dict[str, Any]) -> dict[str, Any]:
     """Measurements in words: how much was done, what came of it, how long each stage took."""
-    known = {*_COUNTED, "seconds", "loss", "accuracy", "memory", "recipe"}
+    known = {*_COUNTED, *_SAID, "seconds", "loss", "accuracy", "memory", "recipe"}
     seconds = metrics.get("seconds")
     stages = seconds.items() if isinstance(seconds, dict) else ()
     done = ", ".join(_counted(metrics[name], what) for name, what in _COUNTED.items() if name in metrics)
@@ -136,6 +144,7 @@ def _training(metrics: dict[str, Any]) -> dict[str, Any]:
         "accuracy": f"{metrics['accuracy']:.0%} of all examples answered as expected"
         if "accuracy" in metrics
         else None,
+        **{name: say(metrics[name]) for name, say in _SAID.items() if name in metrics},
         "took": ", ".join(f"{_STAGES.get(stage, stage.replace('_', ' '))} {_figure(s)} s" for stage, s in stages),
         "recipe": _recipe(metrics["recipe"]) if "recipe" in metrics else None,
         "memory": _memory(metrics["memory"]) if "memory" in metrics else None,
@@ -185,4 +194,5 @@ def _probes(probes: Sequence[dict[str, Any]]) -> Table:
 def _worth_showing(probe: dict[str, Any]) -> bool:
     """Of the many that the base made up or reworded, those that are not answered as they should be."""
     said = probe["candidate"] or probe["incumbent"]
-    return probe["group"] not in ("rewording", "anchor") or not said["right"]
+    many = probe["group"] == "anchor" or "~" in probe["id"]
+    return not (many and said["right"])

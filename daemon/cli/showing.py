@@ -109,6 +109,7 @@ def run_document(run: Run, **more: Any) -> dict[str, Any]:
         "trait": run.key.trait,
         "state": run.state,
         "version": run.version,
+        "purpose": run.purpose,
         "planned_because": run.planned_because,
         "reason": run.reason,
         "attempt": run.attempt,

@@ -26,6 +26,10 @@ _WORDS = {
         "{kept} of {probes} critical probes hold",
     ),
     Group.HISTORY: ("It forgot {lost} of {known} answers learnt before", "{kept} of {probes} learnt before are kept"),
+    Group.KEPT: (
+        "It forgot {lost} of {known} rewordings of what was learnt before",
+        "{kept} of {probes} rewordings of it",
+    ),
     Group.AFFIRMATION: ("It changed {lost} of {known} affirmed answers", "{kept} of {probes} affirmed answers hold"),
     Group.ANCHOR: (
         "It changed {lost} of {known} answers that no correction is about",
@@ -94,6 +98,7 @@ def judge(probes: Sequence[Probe], gate: Gate, *, trained: bool) -> Verdict:
     """Compare what the candidate answers with what the incumbent does; without a candidate, `trained` is false."""
     margins = {
         Group.HISTORY: gate.max_forgotten,
+        Group.KEPT: 1 - gate.min_generality,
         Group.AFFIRMATION: gate.max_affirmations_lost,
         Group.ANCHOR: gate.max_drifted,
         Group.CRITICAL: 0.0,
@@ -131,7 +136,8 @@ def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate)
         return (
             f"It answers {batch.candidate} of {batch.probes} corrections as expected, the incumbent {batch.incumbent}."
         )
-    if reworded.candidate < gate.min_generality * reworded.probes - _HAIR:
+    # The base guesses what means the same, so that one alone may be none.
+    if reworded.candidate < min(gate.min_generality * reworded.probes, reworded.probes - 1) - _HAIR:
         return (
             f"It answers {reworded.candidate} of {reworded.probes} rewordings of its corrections as expected;"
             f" {gate.min_generality:.0%} are asked for."

@@ -112,6 +112,19 @@ class Judging:
         return [None if isinstance(each, BaseException) else each for each in found]
 
 
+async def judge_problem(judge: Judge) -> str | None:
+    """What keeps a judge from answering, and what to do; None when nothing does."""
+    client = await asyncio.to_thread(_client, judge)
+    try:
+        async with client:
+            known = [model.id async for model in client.models.list()]
+    except Exception as error:  # noqa: BLE001 - whatever the client says of its connection
+        return f"{judge.url} does not answer ({error}); start it, or correct judge.url and judge.token"
+    if judge.model not in known:
+        return f"{judge.url} has no model {judge.model!r}; set judge.model to one of {', '.join(known) or 'its models'}"
+    return None
+
+
 def _client(judge: Judge) -> "AsyncOpenAI":
     # Here, and not above: who has no judge does not carry its client.
     from openai import AsyncOpenAI

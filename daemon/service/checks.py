@@ -15,6 +15,7 @@ from daemon.genome.base_folder import has_chat_template, lacks
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.critical import critical_probes
 from daemon.learning.hindrance import base_problem
+from daemon.learning.judging import judge_problem
 from daemon.runtimes.runtime import Runtime
 from daemon.service.reconciler import configured
 from daemon.store.failures import as_sentences
@@ -53,6 +54,9 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     for file in sorted({settings.gate.critical for settings in every} - {""}):
         yield _critical(file)
     yield _trainer(config)
+    if config.judge.url:
+        problem = await judge_problem(config.judge)
+        yield Finding("judge", not problem, problem or f"{config.judge.model} at {config.judge.url}")
     for runtime in configured(config):
         yield await _runtime(runtime, named=bool(config.runtimes))
 

@@ -89,6 +89,22 @@ def _the_genome_moves(desk: Desk) -> None:
     assert not broken["ok"] and broken["says"].endswith("put it back, or: persona genome rollback ada rust")
 
 
+def test_layers_are_taken_over_and_merged(desk: Desk, world: World) -> None:
+    desk.correct(world, "rust")
+    desk.correct(world, "notes", start=4)
+    desk.ok("train")
+    (taken,) = desk.ok("genome", "transfer", "rust", "--from", "ada", "--to", "bob", "--json").json["runs"]
+    assert (taken["persona"], taken["state"], taken["purpose"]) == ("bob", "promoted", "transfer")
+    assert "transfer of ada:rust@1" in desk.ok("genome", "history", "bob").out
+    merged = desk.ok("genome", "merge", "ada", "all", "rust", "ada:notes@1=0.5", "--method", "linear")
+    assert merged.out.startswith("ada:all v1  promoted")
+    refused = desk.persona("genome", "transfer", "rust", "--from", "carl", "--to", "bob")
+    assert (refused.code, refused.err) == (1, "carl:rust has learnt nothing yet; see: persona genome show carl\n")
+    for layer in ("rust@x", "a:b:c", "@1", "rust=much"):
+        unnamed = desk.persona("genome", "merge", "ada", "all", "notes", layer)
+        assert unnamed.code == 2 and f"{layer} names no layer" in unnamed.err
+
+
 def test_the_exit_code_of_a_training_says_what_the_gate_said(desk: Desk, world: World) -> None:
     desk.configure(gate__enabled=True, training__learning_rate=1e-9)
     desk.correct(world, "rust", start=4)

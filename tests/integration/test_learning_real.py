@@ -139,10 +139,8 @@ async def test_layers_are_taken_over_and_merged(learning: Class) -> None:
     for method, rank in (("cat", 16), ("linear", 8), ("ties", 8), ("dare", 8)):
         run = await learning.make("merge", persona="ada", trait=method, layers=layers, method=method)
         assert run.evidence["metrics"]["recipe"]["rank"] == rank, "it was made and asked, whatever the gate thought"
-        if method == "cat":
-            # Two layers that know nothing of each other get in each other's way; what they were taught is learnt then.
-            assert run.evidence["scores"]["batch"]["candidate"] >= 3
-            run = await learning.carry(run) if run.state.live else run
-            assert (run.state, run.evidence["scores"]["batch"]["candidate"]) == (RunState.PROMOTED, 4), run.reason
-        elif run.state.live:
+        # Two layers that know nothing of each other get in each other's way; side by side, least.
+        assert method != "cat" or run.evidence["scores"]["batch"]["candidate"] >= 3
+        if run.state.live:
+            assert "It is learnt from the corrections instead" in str(run.reason)
             await learning.store.runs.cancel(run, "a test has seen enough", 0.0)

@@ -192,7 +192,7 @@ def test_another_base_replaces_the_warm_one(worker: Worker, base: Path, tmp_path
     ("change", "sentence"),
     [
         ({"base_model": "/nowhere/at-all"}, "base model /nowhere/at-all cannot be loaded"),
-        ({"incumbent": "/nowhere/layer"}, "incumbent layer /nowhere/layer has no adapter_config.json"),
+        ({"incumbent": "/nowhere/layer"}, "the layer /nowhere/layer has no adapter_config.json"),
         ({"recipe": {"policy": "sometimes"}}, "policy 'sometimes' is unknown"),
         (
             {"recipe": {"target_modules": ["no_proj"]}},

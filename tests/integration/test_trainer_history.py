@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from daemon.training.engine import pantry as pantries
 from daemon.training.engine import policy
-from daemon.training.engine.job import Example, Group, Job, Rule
+from daemon.training.engine.job import Blend, Example, Group, Job, Rule
 from daemon.training.engine.pantry import Pantry
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.worker import Worker
@@ -83,7 +83,7 @@ def test_what_was_forgotten_beside_what_is_watched_is_learnt_again(
 
 def test_a_candidate_that_is_there_is_asked_and_not_trained(worker: Worker, base: Path, tmp_path: Path) -> None:
     trained = worker.do(job(base, tmp_path / "trained"))
-    taken = worker.do(job(base, tmp_path / "taken", ready=str(tmp_path / "trained")))
+    taken = worker.do(job(base, tmp_path / "taken", blend=Blend([str(tmp_path / "trained")], [1.0])))
     assert "steps" not in taken.metrics and taken.metrics["recipe"]["rank"] == 8
     assert [probe.candidate for probe in taken.probes] == [probe.candidate for probe in trained.probes]
     weights = load_file(tmp_path / "trained" / "adapter_model.safetensors")
@@ -94,7 +94,7 @@ def test_a_candidate_that_is_there_is_asked_and_not_trained(worker: Worker, base
     damaged.mkdir()
     (damaged / "adapter_config.json").write_bytes((tmp_path / "trained" / "adapter_config.json").read_bytes())
     save_file({name: -3 * tensor for name, tensor in weights.items()}, damaged / "adapter_model.safetensors")
-    worse = worker.do(job(base, tmp_path / "worse", ready=str(damaged)))
+    worse = worker.do(job(base, tmp_path / "worse", blend=Blend([str(damaged)], [1.0])))
     assert not any(probe.candidate and probe.candidate.right for probe in worse.probes if probe.group is Group.BATCH)
 
 

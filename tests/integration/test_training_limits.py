@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daemon.training.engine import fitting, policy
+from daemon.training.engine import fitting
 from daemon.training.engine import loop as loops
 from daemon.training.engine import report as reports
 from daemon.training.engine.base import Base, load_base
@@ -18,7 +18,7 @@ from daemon.training.engine.evaluate import probe
 from daemon.training.engine.job import Alive, Example, Group, Recipe, Step, parse_event
 from daemon.training.engine.loop import Material
 from daemon.training.engine.memory import Fit, Shape, Work, peak
-from daemon.training.engine.packing.passes import Line, TokenLosses, token_losses
+from daemon.training.engine.packing.passes import Line, Places, answer_states
 from daemon.training.engine.packing.tree import plant
 from daemon.training.engine.policy import plan
 from daemon.training.engine.report import JobFailed, Reporter
@@ -102,17 +102,14 @@ def test_strangers_that_are_left_to_learn_are_read_in_passes_no_larger_than_plan
     ]
     sizes: list[int] = []
 
-    def spied(base: Base, lines: list[Line]) -> TokenLosses:
-        if torch.is_grad_enabled():
-            sizes.append(len(plant([prompt + answer[:-1] for prompt, answer in lines]).tokens))
-        return token_losses(base, lines)
+    def spied(base: Base, lines: list[Line]) -> tuple[torch.Tensor, Places]:
+        sizes.append(len(plant([prompt + answer[:-1] for prompt, answer in lines]).tokens))
+        return answer_states(base, lines)
 
-    monkeypatch.setattr(loops, "token_losses", spied)
-    # Anchors of four rooms would make larger passes of their own.
-    monkeypatch.setattr(policy, "HELD", 0)
+    monkeypatch.setattr(loops, "answer_states", spied)
     # One of each room is left.
     monkeypatch.setattr(loops, "still_open", lambda look: range(0, 16, 4))
-    recipe = {"max_steps": 8, "batch_size": 4}
+    recipe = {"max_steps": 40, "batch_size": 4, "anchors": 0}
     done = worker().do(job(tiny_base(tmp_path / "base"), tmp_path / "out", corrections, recipe=recipe))
     assert max(sizes) <= done.metrics["memory"]["tokens_per_pass"]
     assert len(sizes) > done.metrics["steps"]

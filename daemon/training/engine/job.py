@@ -23,6 +23,8 @@ class Group(StrEnum):
     """A good answer: to be kept as it is."""
     REWORDING = "rewording"
     """A correction's question in other words: generality."""
+    KEPT = "kept"
+    """What was learnt before in other words: generality that lasts."""
     ANCHOR = "anchor"
     """Something the base made up and answered itself: locality."""
     CRITICAL = "critical"

@@ -1,6 +1,6 @@
 """What training makes smaller: weighted likelihood, preference over the original answer, distance to a reference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,16 @@ from torch.nn import functional
 
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded
-from daemon.training.engine.packing.passes import Line, Places, TokenLosses, answer_states, chunk, logits, per_token
+from daemon.training.engine.packing.passes import (
+    Line,
+    Places,
+    TokenLosses,
+    answer_states,
+    chunk,
+    logits,
+    micro_batches,
+    per_token,
+)
 
 KEPT = 32
 """How many of the likeliest next tokens a reference keeps per position; the rest counts as one outcome."""
@@ -117,6 +126,16 @@ def references(base: Base, lines: Sequence[Line]) -> list[Reference]:
 def drift(base: Base, known: Sequence[Reference]) -> torch.Tensor:
     """KL of each reference to the model as it is now, nats, summed over its answer's tokens: (references,)."""
     return drift_of(base, *answer_states(base, [reference.line for reference in known]), known)
+
+
+@torch.no_grad()
+def mean_drift(base: Base, known: Sequence[Reference], alive: Callable[[], None]) -> float:
+    """The same over all tokens of some references, however many, nats per token."""
+    total = 0.0
+    for group in micro_batches(base, known, lambda reference: [reference.line]):
+        total += float(drift(base, group).sum())
+        alive()
+    return total / sum(len(reference.line[1]) for reference in known)
 
 
 def drift_of(base: Base, states: torch.Tensor, places: Places, known: Sequence[Reference]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import same_text
 from daemon.training.engine.job import Example, Group, Message
+from daemon.training.engine.objectives import Reference
 from daemon.training.engine.policy import Effort
 from daemon.training.engine.steering import asks_itself, questions_towards
 from daemon.training.engine.wording import Asked, alike, lone, lot, namesakes, nonsense, plainer, read, words
@@ -40,6 +41,8 @@ class Surroundings:
     """Corrections in other words, to be trained like them."""
     held_out: list[Encoded]
     """More of both, that training does not see."""
+    left_alone: list[Reference] = field(default_factory=list)
+    """What the base finds likely along the anchors that training does not see."""
     superseded: dict[str, str] = field(default_factory=dict)
     """Rows that a later one asks in other words, and wants another answer to, by its id."""
 
@@ -71,12 +74,14 @@ def look_around(
     far = unrelated(made_up.anchors, rows, own, to_all)
     holds = [at for at, row in enumerate(rows) if row.example.id not in superseded]
     trained, kept = _shared_out(rows, *({at: found[at] for at in holds if at in found} for found in (same, written)))
-    asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(far[::HELD_OUT]) if anchor.sure]
+    alone = far[::HELD_OUT]
+    asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(alone) if anchor.sure]
     holding = [anchor for number, anchor in enumerate(far) if number % HELD_OUT]
     return Surroundings(
         [*holding, *anchored(base, others, alive)],
         encode(base, trained)[0],
         [*encode(base, kept)[0], *asked_of],
+        [anchor.reference for anchor in alone],
         superseded,
     )
 
@@ -229,7 +234,7 @@ def _shared_out(
         # Those that were written come first: each stands for words that nothing else brought up.
         left = [*examples[len(natural) :], *(one for one in examples[: len(natural)] if one not in put_by)]
         trained += left[: TRAINED if new else REHEARSED]
-        kept += put_by if new else [replace(one, group=Group.HISTORY) for one in put_by]
+        kept += put_by if new else [replace(one, group=Group.KEPT) for one in put_by]
     return trained, kept
 
 

@@ -20,6 +20,7 @@ from daemon.training.engine.fitting import Fitted
 from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.machine import forget_peak, give_back
+from daemon.training.engine.objectives import mean_drift
 from daemon.training.engine.pantry import Pantry
 from daemon.training.engine.policy import effort
 from daemon.training.engine.prepare import Prepared, Task, material, prepare, system_prompt
@@ -67,7 +68,7 @@ class Worker:
         sequences, before = sequences + around.held_out, before + self._probe_incumbent(base, job, around.held_out)
         clock.lap("probe_incumbent")
         if job.blend:
-            after, metrics = self._taken(base, job, sequences)
+            after, metrics = self._taken(base, job, sequences, around)
             clock.lap("probe_candidate")
         else:
             rows = [row for row in task.rows if row.example.id not in around.superseded]
@@ -97,6 +98,7 @@ class Worker:
             clock.lap("train")
             give_back()
             after = self._probe_candidate(base, prepared.sequences, trained)
+            drifted = self._drift(base, around)
             clock.lap("probe_candidate")
             lora.save(adapted, job.base_model, Path(job.out))
             told = lora.continued(adapted, job.recipe) if starts_from else job.recipe
@@ -109,18 +111,27 @@ class Worker:
             "anchors": len(learnt.anchors),
             "rewordings": len(learnt.rows) - len(task.rows),
             "scale": trained.scale,
+            **drifted,
             "relearnt": job.relearnt if starts_from else len(task.rows),
             "recipe": {**asdict(told), "learning_rate": planned.rate, "batch_size": planned.batch_size},
             "memory": _memory(base, way),
         }
 
-    def _taken(self, base: Base, job: Job, sequences: Sequence[Encoded]) -> tuple[list[Answer], dict[str, Any]]:
+    def _taken(
+        self, base: Base, job: Job, sequences: Sequence[Encoded], around: Surroundings
+    ) -> tuple[list[Answer], dict[str, Any]]:
         """Make a candidate of layers that there are, and write it: what it answers, and its shape."""
         assert job.blend is not None, "it was asked for"
         with blended(base, job.blend, job.recipe.seed) as adapted:
             after = probe(base, sequences, lambda: self.report.alive("probing the candidate"))
             lora.save(adapted, job.base_model, Path(job.out))
-            return after, {"recipe": asdict(lora.continued(adapted, job.recipe))}
+            return after, {"recipe": asdict(lora.continued(adapted, job.recipe)), **self._drift(base, around)}
+
+    def _drift(self, base: Base, around: Surroundings) -> dict[str, float]:
+        """How far the adapter that is on leads from the base where nothing is to change, nats per token."""
+        if not around.left_alone:
+            return {}
+        return {"drift": mean_drift(base, around.left_alone, lambda: self.report.alive("measuring drift"))}
 
     def _prepared(self, job: Job) -> Prepared:
         """A job read and planned, on its base in the form that the batch needs."""

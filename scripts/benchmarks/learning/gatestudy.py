@@ -173,13 +173,11 @@ class _Made:
         situation, batch = self._situation, self._batch
         fresh = [Question(item.asked, item.expected) for item in batch]
         reworded = [one for item in batch for one in item.held_out_questions]
-        learnt = [
-            one
-            for item in situation.learnt(batch)
-            for one in (Question(item.asked, item.expected), *item.held_out_questions)
-        ]
+        earlier = situation.learnt(batch)
+        learnt = [Question(item.asked, item.expected) for item in earlier]
         taken = {item.asked for item in batch}
         kept: dict[str, Sequence[Question]] = {
+            "kept": [one for item in earlier for one in item.held_out_questions],
             "affirmed": situation.affirmed,
             "critical": situation.critical,
             "locality": [one for one in situation.outside if one.asked not in taken],
@@ -242,6 +240,7 @@ def harms(truth: Mapping[str, Mapping[str, int]], margins: Gate) -> list[str]:
     """Which measures a candidate lowers beyond their margin."""
     allowed = {
         "retention": margins.max_forgotten,
+        "kept": 1 - margins.min_generality,
         "affirmed": margins.max_affirmations_lost,
         "critical": 0.0,
         "locality": margins.max_drifted,

@@ -75,7 +75,8 @@ def gate(rows: Rows, folder: Path) -> list[Path]:
 def _worst(truth: Mapping[str, Mapping[str, int]]) -> float:
     """The largest share that a candidate loses, or does not answer, of any measure."""
     lost = [
-        truth[name]["lost"] / max(1, truth[name]["asked"]) for name in ("retention", "affirmed", "critical", "locality")
+        truth[name]["lost"] / max(1, truth[name]["asked"])
+        for name in ("retention", "kept", "affirmed", "critical", "locality")
     ]
     missed = [1 - truth[name]["after"] / max(1, truth[name]["asked"]) for name in ("efficacy", "generality")]
     return max(*lost, *missed)
