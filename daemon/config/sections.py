@@ -154,7 +154,7 @@ class Gate(Section):
     min_efficacy: float = Field(0.9, ge=0, le=1)
     """Share of the batch that must be answered as expected, 0 to 1."""
     min_generality: float = Field(0.7, ge=0, le=1)
-    """Share of the batch in other words that must be answered as expected, 0 to 1; where the base knows other words."""
+    """Share of rewordings that must be answered as expected, 0 to 1, if the base knows any; of three one may miss."""
     max_forgotten: float = Field(0.05, ge=0, le=1)
     """Margin of what was learnt before: the share that may be lost, 0 to 1."""
     max_affirmations_lost: float = Field(0.0, ge=0, le=1)

@@ -14,7 +14,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from daemon.config.environment import overlay
 from daemon.config.problems import sentences
-from daemon.config.sections import Gate, Persona, Section, Sections, Training, Trait, Triggers
+from daemon.config.sections import Gate, Judge, Persona, Section, Sections, Training, Trait, Triggers
 from daemon.errors import ConfigInvalid
 
 SYSTEM_CONFIG: Final = Path("/etc/persona-daemon/config.toml")
@@ -52,6 +52,7 @@ class Resolved:
     triggers: Triggers
     training: Training
     gate: Gate
+    judge: Judge
 
     @property
     def settings_hash(self) -> str:
@@ -67,6 +68,8 @@ class Resolved:
             # Who is to blame for a rejection changes no verdict.
             "gate": self.gate.model_dump(exclude={"suspects"}),
         }
+        if self.judge.url:
+            facts["judge"] = self.judge.model_dump(include={"url", "model", "paraphrases"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -121,6 +124,7 @@ class Config(Sections):
             triggers=_merged(self.triggers, own.triggers, special.triggers),
             training=_merged(self.training, own.training, special.training),
             gate=_merged(self.gate, own.gate, special.gate),
+            judge=self.judge,
         )
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,8 +197,8 @@ class Admin:
             raise RequestRefused("None of these is quarantined; see: persona corrections list --state quarantined")
         # What is used is pending no more: nothing but this makes its trait due.
         back = [row for row in rows.values() if row["is_used_in_training"] and row["quarantined_reason"] is not None]
-        for key, count in Counter(map(of_row, back)).items():
-            await self.planner.relearn(key, f"{count} corrections that were learnt once were released")
+        for key in {of_row(row) for row in back}:
+            self.planner.suspect(key)
         return {"released": released}
 
 

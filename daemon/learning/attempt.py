@@ -80,14 +80,13 @@ class Attempts:
         learnt = [row for row in await self.store.corrections.learnt(run.key) if row.id not in unread]
         incumbent = genome.layer(run.key.trait)
         usable = await self._usable(incumbent, settings, log) if incumbent else None
-        # What is made of layers whose corrections are all here already has to answer all of them.
-        known = [] if usable is None or (run.purpose in MADE and not claimed) else usable.manifest.taught
+        known = await self._known(run, claimed, incumbent, usable)
         data = dataset.build(claimed, learnt, settings.system_prompt, known)
         if not await self.set_aside(run, data, data.broken, log):
             return None
         probes = await asyncio.to_thread(critical_probes, settings.gate.critical, settings.system_prompt)
         blend = None if was_rejected(run) else await self.making.blend(run, settings.base_model)
-        careful = was_rejected(run) and run.purpose not in MADE
+        careful = was_rejected(run) and not run.evidence.get("blended")
         reworded = await self.judging.reworded([*claimed, *learnt], data.examples)
         job = candidate.job(run, settings, [*data.examples, *reworded, *probes], self.layers, usable)
         job = replace(job, blend=blend, recipe=replace(job.recipe, careful=careful))
@@ -115,8 +114,19 @@ class Attempts:
         if run.purpose is not Purpose.LEARN and any(example.id not in broken for example in batch):
             return True  # what was learnt once is held by no run
         why = "nothing of the batch can be learnt from" if held or reasons else "there is nothing to learn again"
-        await self.store.runs.cancel(run, why, self.clock(), held_back=False)
+        # Nothing new comes of asking for the same again.
+        await self.store.runs.cancel(run, why, self.clock(), held_back=run.purpose is not Purpose.LEARN)
         return False
+
+    async def _known(
+        self, run: Run, claimed: Sequence[Correction], incumbent: Layer | None, usable: candidate.Incumbent | None
+    ) -> set[str]:
+        """What of all that was learnt need not be learnt again: the layer that speaks was taught it, or answers it."""
+        if incumbent and usable is None:
+            return set()  # it speaks no more
+        if run.purpose in MADE and not claimed:
+            return set()  # whatever is made has to answer all that is here already
+        return {*(usable.manifest.taught if usable else ())} | await self.store.corrections.satisfied(run.key)
 
     async def _usable(
         self, layer: Layer, settings: Resolved, log: structlog.stdlib.BoundLogger

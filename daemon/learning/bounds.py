@@ -27,9 +27,8 @@ def enough(clusters: int, margin: float) -> bool:
 
 
 def by_cluster(lost: Sequence[tuple[str, bool]]) -> list[float]:
-    """The share lost of each cluster, from probes' names, "correction~number", and whether each was lost."""
+    """The share lost of each cluster, from the cluster of each probe, and whether it was lost."""
     found: dict[str, list[bool]] = {}
-    for name, gone in lost:
-        cluster = name.partition("~")[0] or name
+    for cluster, gone in lost:
         found.setdefault(cluster, []).append(gone)
     return [sum(each) / len(each) for each in found.values()]

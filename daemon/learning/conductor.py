@@ -140,6 +140,7 @@ class Conductor:
     ) -> None:
         """Back to planned after a first rejection, to be trained with more care; the evidence says that it was."""
         more_care = "It is trained once more, held by more anchors, at a lower rate"
+        evidence["blended"] = attempt.job.blend is not None
         again = "It is learnt from the corrections instead" if attempt.job.blend else more_care
         reason = f"{verdict.reason} {again}"
         log.info("run.rejected_once", reason=verdict.reason)

@@ -136,8 +136,7 @@ def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate)
         return (
             f"It answers {batch.candidate} of {batch.probes} corrections as expected, the incumbent {batch.incumbent}."
         )
-    # The base guesses what means the same, so that one alone may be none.
-    if reworded.candidate < min(gate.min_generality * reworded.probes, reworded.probes - 1) - _HAIR:
+    if reworded.candidate < _fewest(reworded.probes, gate.min_generality) - _HAIR:
         return (
             f"It answers {reworded.candidate} of {reworded.probes} rewordings of its corrections as expected;"
             f" {gate.min_generality:.0%} are asked for."
@@ -146,6 +145,14 @@ def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate)
         if scores[group].inferior:
             return _complaint(scores[group], worse)
     return shape.complaint(probes, _MISSHAPEN)
+
+
+def _fewest(reworded: int, share: float) -> float:
+    """How many rewordings have to be answered: of so few that one alone would decide, one may be missed.
+
+    The base guesses what means the same.
+    """
+    return min(share * reworded, reworded - 1) if share < 1 else reworded
 
 
 def _complaint(score: Score, worse: str) -> str:
@@ -183,7 +190,7 @@ def _score(probes: Sequence[Probe], margin: float | None, confidence: float) -> 
     pairs = [(probe.incumbent, _candidate(probe)) for probe in probes]
     gains = [candidate.margin - incumbent.margin for incumbent, candidate in pairs]
     gone = [incumbent.right and not candidate.right for incumbent, candidate in pairs]
-    clusters = by_cluster([(probe.id, lost) for probe, lost in zip(probes, gone, strict=True)])
+    clusters = by_cluster([(probe.correction, lost) for probe, lost in zip(probes, gone, strict=True)])
     bounded = margin is not None and enough(len(clusters), margin)
     return Score(
         probes=len(pairs),

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 4
 """Questions that wait for an answer at a time."""
-_JUDGED = frozenset({Group.BATCH, Group.REWORDING, Group.HISTORY, Group.AFFIRMATION})
+_JUDGED = frozenset({Group.BATCH, Group.REWORDING, Group.HISTORY, Group.KEPT, Group.AFFIRMATION})
+_REMEMBERED = 10_000
+"""Comparisons that are not asked for again."""
 _REWORD = (
     "Say the message that follows in {count} other ways, each of which asks exactly the same, in the same language."
     " Answer with a JSON list of {count} strings, and nothing else."
@@ -58,20 +60,22 @@ class Judging:
             for number, turn in enumerate(_turns(one, answer)[: judge.paraphrases])
         ]
 
-    async def judged(self, finished: Finished, rows: Iterable[Correction], examples: Sequence[Example]) -> Finished:
+    async def judged(self, finished: Finished, rows: Sequence[Correction], examples: Sequence[Example]) -> Finished:
         """The same probes, with those answers right that mean what is expected, though they do not say it."""
-        judge, shown = self.config().judge, self._shown(rows)
-        known = {one.id: one for one in examples if one.id in shown}
-        if not judge.url:
+        judge = self.config().judge
+        # An answer may recite whatever its layer was taught, so it is shown only where all of that may be.
+        if not judge.url or len(self._shown(rows)) < len(rows):
             return finished
-        asked = {key for probe in finished.probes for key in _open(probe, known)} - self._said.keys()
-        ordered = sorted(asked)
-        answers = await self._ask(judge, [(_COMPARE, _compared(*key)) for key in ordered])
-        self._said |= {key: _yes(answer) for key, answer in zip(ordered, answers, strict=True) if answer is not None}
+        known = {one.id: one for one in examples}
+        asked = sorted({key for probe in finished.probes for key in _open(probe, known)})
+        new = [key for key in asked if key not in self._said]
+        answers = await self._ask(judge, [(_COMPARE, _compared(*key)) for key in new])
+        if len(self._said) > _REMEMBERED:
+            self._said.clear()
+        self._said |= {key: _yes(answer) for key, answer in zip(new, answers, strict=True) if answer is not None}
         probes = [self._corrected(probe, known) for probe in finished.probes]
-        agreed = sum(one != other for one, other in zip(probes, finished.probes, strict=True))
-        metrics = {**finished.metrics, "judged": {"asked": len(asked), "agreed": agreed}}
-        return replace(finished, probes=probes, metrics=metrics)
+        told = {"asked": len(asked), "agreed": sum(self._said.get(key, False) for key in asked)}
+        return replace(finished, probes=probes, metrics={**finished.metrics, "judged": told})
 
     def _shown(self, rows: Iterable[Correction]) -> set[str]:
         """Ids of what may be shown to the judge."""
@@ -92,33 +96,39 @@ class Judging:
         if not asked:
             return []
         client = await asyncio.to_thread(_client, judge)
-        gate = asyncio.Semaphore(_AT_ONCE)
+        # Here, and not above: who has no judge does not carry its client.
+        from openai import OpenAIError
+
+        gate, failures = asyncio.Semaphore(_AT_ONCE), list[OpenAIError]()
 
         async def one(instruction: str, text: str) -> str | None:
             async with gate:
+                if failures:
+                    return None  # nobody waits once more for who does not answer
                 turns: Any = [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
-                said = await client.chat.completions.create(model=judge.model, messages=turns, temperature=0)
-                return said.choices[0].message.content
+                try:
+                    said = await client.chat.completions.create(model=judge.model, messages=turns, temperature=0)
+                except OpenAIError as failure:
+                    failures.append(failure)
+                    return None
+                return said.choices[0].message.content if said.choices else None
 
         async with client:
-            found = await asyncio.gather(*(one(*each) for each in asked), return_exceptions=True)
-        failures = [each for each in found if isinstance(each, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, Exception):
-                raise failure
+            found = await asyncio.gather(*(one(*each) for each in asked))
         if failures:
-            told = {"failed": len(failures), "asked": len(asked), "reason": str(failures[0])}
-            _log.warning("judge.silent", url=judge.url, **told)
-        return [None if isinstance(each, BaseException) else each for each in found]
+            _log.warning("judge.silent", url=judge.url, asked=len(asked), reason=str(failures[0]))
+        return found
 
 
 async def judge_problem(judge: Judge) -> str | None:
     """What keeps a judge from answering, and what to do; None when nothing does."""
+    from openai import OpenAIError
+
     client = await asyncio.to_thread(_client, judge)
     try:
         async with client:
             known = [model.id async for model in client.models.list()]
-    except Exception as error:  # noqa: BLE001 - whatever the client says of its connection
+    except OpenAIError as error:
         return f"{judge.url} does not answer ({error}); start it, or correct judge.url and judge.token"
     if judge.model not in known:
         return f"{judge.url} has no model {judge.model!r}; set judge.model to one of {', '.join(known) or 'its models'}"
@@ -126,12 +136,13 @@ async def judge_problem(judge: Judge) -> str | None:
 
 
 def _client(judge: Judge) -> "AsyncOpenAI":
-    # Here, and not above: who has no judge does not carry its client.
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     # The client refuses to be made without a key, and many servers on this machine ask for none.
     key = judge.token.get_secret_value() or "none"
-    return AsyncOpenAI(base_url=judge.url, api_key=key, timeout=judge.timeout)
+    # What may be sensitive goes where the config says, and nowhere else: through no proxy, after no redirect.
+    straight = DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False, timeout=judge.timeout)
+    return AsyncOpenAI(base_url=judge.url, api_key=key, timeout=judge.timeout, max_retries=0, http_client=straight)
 
 
 def _turns(example: Example, answer: str | None) -> list[dict[str, str]]:
@@ -153,7 +164,7 @@ def _open(probe: Probe, known: Mapping[str, Example]) -> Collection[tuple[str, s
 
 def _key(probe: Probe, answer: Answer, known: Mapping[str, Example]) -> tuple[str, str, str] | None:
     """Question, expected answer and answer, where these are to be compared."""
-    example = known.get(probe.id.partition("~")[0])
+    example = known.get(probe.correction)
     if example is None or probe.group not in _JUDGED or answer.right or not answer.ended or not answer.text.strip():
         return None
     return example.messages[-1]["content"], example.expected, answer.text

@@ -49,7 +49,7 @@ class Making:
         """Let a trait take over another's layer: the run, and how many corrections; raises RequestRefused."""
         if source == key:
             raise RequestRefused(f"{key} cannot be transferred to itself; name another persona.")
-        (found,) = await self._sources([(source, None, 1.0)])
+        (found,) = await self._sources([(source, None, 1.0)], key)
         return await self._make(key, Purpose.TRANSFER, [found], f"transfer of {found}, asked by {by}")
 
     async def merge(
@@ -60,7 +60,7 @@ class Making:
             raise RequestRefused(f"There is no way {method!r} to merge; there are {', '.join(_METHODS)}.")
         if not 0 < density <= 1:
             raise RequestRefused(f"density is a share, above 0 and up to 1; not {density}.")
-        found = await self._sources(sources)
+        found = await self._sources(sources, key)
         if len(found) < 2 or not all(each.layer for each in found):
             raise RequestRefused("A merge takes two layers or more; see: persona genome show PERSONA")
         base_model = self.config().persona(*key).base_model
@@ -68,6 +68,9 @@ class Making:
             raise RequestRefused(
                 f"{' and '.join(strange)} cannot be merged into {key}: broken, or of another base; transfer it first."
             )
+        if method != "cat" and len(ranks := await asyncio.to_thread(self._ranks, found)) > 1:
+            told = " and ".join(map(str, sorted(ranks)))
+            raise RequestRefused(f"These layers have ranks {told}; by {method} they would have to be equal: take cat.")
         because = f"merge of {' and '.join(map(str, found))} by {method}, asked by {by}"
         return await self._make(key, Purpose.MERGE, found, because, {"method": method, "density": density})
 
@@ -106,10 +109,10 @@ class Making:
         _log.info("run.planned", **names, reason=run.planned_because)
         return run, len(taught)
 
-    async def _sources(self, asked: Sequence[tuple[TraitKey, int | None, float]]) -> list[Source]:
+    async def _sources(self, asked: Sequence[tuple[TraitKey, int | None, float]], target: TraitKey) -> list[Source]:
         found = []
         for key, version, weight in asked:
-            if not self.config().persona(*key).training.shared:
+            if key.persona != target.persona and not self.config().persona(*key).training.shared:
                 raise RequestRefused(f"{key} is not to be shared: training.shared is false for it.")
             layer = (await self.store.genomes.get(key.persona)).layer(key.trait)
             if version is not None:
@@ -132,6 +135,9 @@ class Making:
             learnt = [row for row in learnt if row in known]
         rows = await self.store.corrections.by_ids(learnt)
         return [rows[row] for row in learnt if row in rows]
+
+    def _ranks(self, sources: Sequence[Source]) -> set[int]:
+        return {self.layers.verify(source.layer.path).rank for source in sources if source.layer}
 
     async def _on(self, base_model: str, paths: Sequence[str]) -> bool:
         """Whether layers are whole, and of a base."""

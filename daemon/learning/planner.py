@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import Backlog, Intent, Purpose, Run, RunState, TraitKey
+from daemon.domain import Backlog, Purpose, Run, RunState, TraitKey
+from daemon.genome.directories import LayerDirectories
 from daemon.learning.hindrance import hindrance
-from daemon.learning.staleness import Staleness
+from daemon.learning.relearning import Relearning
 from daemon.learning.triggers import Circumstances, Due, decide
 from daemon.store.plans import NAMELESS
 from daemon.store.store import Store
@@ -81,19 +82,18 @@ class Planner:
     """Looks at every backlog and plans runs for what is due."""
 
     store: Store
+    layers: LayerDirectories
     config: Callable[[], Config]
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     _tried: dict[str, Resolved] = field(default_factory=dict)
     """By live run, the settings of its last attempt, as far as this process has seen it."""
     _growth: dict[TraitKey, _Growth] = field(default_factory=dict)
-    _owed: dict[TraitKey, Intent] = field(default_factory=dict)
-    """What is to be learnt again once the run that is under way has ended."""
     _planning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _staleness: Staleness = field(init=False)
+    _relearning: Relearning = field(init=False)
 
     def __post_init__(self) -> None:
-        self._staleness = Staleness(self.store, self.config)
+        self._relearning = Relearning(self.store, self.layers, self.config)
 
     async def judge(self) -> list[Judgement]:
         """Every trait with a backlog, and whether it is due by itself; changes nothing."""
@@ -102,7 +102,7 @@ class Planner:
     @property
     def owes(self) -> bool:
         """Whether somebody asked for what could not be planned yet, because a run of it was under way."""
-        return bool(self._owed) or any(growth.asked_by for growth in self._growth.values())
+        return any(growth.asked_by for growth in self._growth.values())
 
     async def plan(self, wishes: Wishes) -> Plan:
         """Claim what is due for new runs."""
@@ -125,25 +125,18 @@ class Planner:
                 growth.due_since = None
             elif judgement.due.burst and growth.due_since is None:
                 growth.due_since = self.monotonic()
-        for key, intent in {**self._owed, **await self._staleness.look()}.items():
-            runs += await self._relearn(key, intent)
+        lost = await self._relearning.look(lambda key: bool(wishes.asked_by(key)), wishes.hurried)
+        for key, intent in lost.items():
+            run = await self.store.plans.relearn(key, intent, self.clock())
+            runs += self._announced(run, self.config().persona(*key))
         waits = [judgement.due.again_in for judgement in judgements if judgement.due.again_in is not None]
-        if self._staleness.again_in is not None:
-            waits.append(self._staleness.again_in)
+        if self._relearning.again_in is not None:
+            waits.append(self._relearning.again_in)
         return Plan(runs, judgements, min(waits, default=None))
 
-    async def relearn(self, key: TraitKey, why: str) -> list[Run]:
-        """Have a trait learn again what it has learnt, and what the layer that speaks now does not know."""
-        async with self._planning:
-            settings = self.config().persona(*key)
-            return await self._relearn(key, Intent(why, settings.settings_hash, Purpose.RELEARN))
-
-    async def _relearn(self, key: TraitKey, intent: Intent) -> list[Run]:
-        run = await self.store.plans.relearn(key, intent, self.clock())
-        self._owed.pop(key, None)
-        if run is None and any(each.key == key for each in await self.store.runs.live()):
-            self._owed[key] = intent
-        return self._announced(run, self.config().persona(*key))
+    def suspect(self, key: TraitKey) -> None:
+        """See at the next look whether a trait has to learn something again."""
+        self._relearning.suspect(key)
 
     async def _hurry(self, wishes: Wishes) -> None:
         """Let no run wait for its next attempt that is asked for, or that was last tried under other settings."""
@@ -212,7 +205,7 @@ class Planner:
         growth = self._growth.get(backlog.key)
         now = self.monotonic()
         return Circumstances(
-            last=await self.store.runs.last_ended(backlog.key),
+            last=await self.store.runs.last_ended(backlog.key, Purpose.LEARN),
             settings_hash=settings.settings_hash,
             cron=settings.triggers.cron in wishes.cron or (growth is not None and growth.cron),
             asked_by=wishes.asked_by(backlog.key) or (growth.asked_by if growth else ""),

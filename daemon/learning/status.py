@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Config
 from daemon.domain import Backlog, Genome, Run, RunState, RuntimeState, Tally
+from daemon.genome.directories import LayerDirectories
 from daemon.learning.planner import Planner
 from daemon.learning.turns import ready_in
 from daemon.store.store import Store
@@ -35,7 +37,10 @@ def _daemon(note: Mapping[str, Any] | None) -> Document:
 
 
 async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: bool) -> list[Document]:
-    judgements = {judgement.backlog.key: judgement for judgement in await Planner(store, lambda: config).judge()}
+    layers = LayerDirectories(Path(config.layers.directory))
+    judgements = {
+        judgement.backlog.key: judgement for judgement in await Planner(store, layers, lambda: config).judge()
+    }
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
     put_off = {run.key for run in live if _again_in(run)}
     traits = []
@@ -45,7 +50,7 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
         why = judgement.due.why if judgement else "nothing pending"
         if tally.quarantined and not tally.pending:
             why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
-        if tally.claimed:
+        if tally.claimed or tally.key in {run.key for run in live}:
             why = "its run waits for its next attempt" if tally.key in put_off else "a run of it is under way"
             why = why if alive else "its run waits for a daemon"
         due = judgement is not None and judgement.due.due

@@ -54,7 +54,7 @@ class Daemon:
         layers = LayerDirectories(Path(config().layers.directory))
         layers.ensure_writable()
         trainer = LocalTrainer(limits(config().training))
-        planner = Planner(store, config)
+        planner = Planner(store, layers, config)
         conductor = Conductor(store, layers, trainer, config, on_step=note.step)
         admin = Admin(store, layers, planner)
         wakes = Wakes()

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import LIVE_STATES, Intent, Kind, Run, RunState, TraitKey
+from daemon.errors import RequestRefused
 from daemon.store import rows
 from daemon.store.corrections import is_learnt, pending, quarantine, release, these
 from daemon.store.corrections import of as of_trait
 from daemon.store.database import Database
+from daemon.store.failures import refusal
 from daemon.store.runs import get, of
 from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
 
@@ -75,10 +78,15 @@ class Plans:
             if await _lives(connection, key):
                 return None
             copies = [_copy(row, key) for row in taught if of_row(row) != key]
-            for copy in copies:
-                await connection.execute(insert(C).values(**copy).on_conflict_do_nothing())
+            try:
+                for copy in copies:
+                    await connection.execute(insert(C).values(**copy).on_conflict_do_nothing())
+            except IntegrityError as error:
+                raise RequestRefused(f"{key} cannot be taught: {refusal(error)}") from error
             ids = [str(copy["id"]) for copy in copies]
-            await release(connection, ids)
+            # What an earlier run like this could not teach is tried again; what anybody undid stays undone.
+            for reason in ("rejected: ", "failed: ", "not learnt: "):
+                await release(connection, ids, reason)
             found = await connection.execute(select(C.c.id, C.c.kind).where(pending(key), C.c.id.in_(these(ids))))
             run = await _planned(connection, key, intent, now)
             await _claim(connection, run, {row.id: Kind(row.kind) for row in found})
@@ -99,7 +107,11 @@ def of_row(row: Mapping[str, object]) -> TraitKey:
 
 def _copy(row: Mapping[str, object], key: TraitKey) -> dict[str, object]:
     """A row as another trait's own; its id follows from both, so that there is one copy at most."""
-    told = {name: value for name, value in row.items() if name not in ("is_used_in_training", "quarantined_reason")}
+    told = {
+        name: rows.printable(value) if isinstance(value, str) else value
+        for name, value in row.items()
+        if name not in ("is_used_in_training", "quarantined_reason")
+    }
     name = json.dumps([row["id"], *key])
     return told | {
         "id": uuid.uuid5(_COPIES, name).hex,

@@ -153,9 +153,10 @@ class Runs:
             statement = statement.where(R.c.trait_type == trait)
         return await self._runs(statement)
 
-    async def last_ended(self, key: TraitKey) -> Run | None:
-        """The last run of a trait that is over."""
-        statement = select(R).where(of(key), not_(R.c.state.in_(LIVE_STATES))).order_by(text("rowid DESC")).limit(1)
+    async def last_ended(self, key: TraitKey, purpose: Purpose | None = None) -> Run | None:
+        """The last run of a trait that is over, or the last one that was for a purpose."""
+        ended = [of(key), not_(R.c.state.in_(LIVE_STATES)), *([R.c.purpose == purpose] if purpose else [])]
+        statement = select(R).where(*ended).order_by(text("rowid DESC")).limit(1)
         found = await self._runs(statement)
         return found[0] if found else None
 

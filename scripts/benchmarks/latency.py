@@ -28,6 +28,7 @@ STAGES = {
     "load": "loading the base model",
     "probe_incumbent": "probing the incumbent",
     "anchors": "making up anchors",
+    "surroundings": "looking around",
     "train": "training",
     "probe_candidate": "probing the candidate",
     "handover": "handing over job and result",

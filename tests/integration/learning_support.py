@@ -100,7 +100,9 @@ class School:
     moment: float = 0.0
 
     def __post_init__(self) -> None:
-        self.planner = Planner(self.store, lambda: self.config, clock=self.clock, monotonic=lambda: self.moment)
+        self.planner = Planner(
+            self.store, self.layers, lambda: self.config, clock=self.clock, monotonic=lambda: self.moment
+        )
         self.conductor = Conductor(self.store, self.layers, self.trainer, lambda: self.config, clock=self.clock)
         self.admin = Admin(self.store, self.layers, self.planner, clock=self.clock)
 

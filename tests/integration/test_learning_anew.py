@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import Purpose, Run, RunState, TraitKey
+from daemon.learning.planner import Planner
 from daemon.training.engine.job import Blend, Group, Job
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, speaks, where, write
@@ -85,34 +86,58 @@ async def test_a_pinned_trait_is_not_relearnt(school: School) -> None:
     assert (await school.plan()).runs == []
 
 
+async def test_where_nothing_can_be_learnt_on_another_base_it_is_tried_once(school: School) -> None:
+    school.weights.write_bytes(b"others")
+    school.trainer.unusable = dict.fromkeys(("one", "two", "three", "four"), "it is too long")
+    await school.plan()
+    ended = await school.conduct()
+    assert (ended.state, ended.reason) == (RunState.CANCELLED, "there is nothing to learn again")
+    assert (await school.plan()).runs == []
+    # Whoever asks has it tried once more.
+    _, answer = await school.ask("train", persona="ada")
+    assert len(answer["runs"]) == 1
+
+
 async def test_what_is_released_is_learnt_again_at_once(school: School) -> None:
     await school.ask("rollback", **RUST)
     assert await school.ask("release", ids=["three", "four"]) == ("done", {"released": 2})
-    (run,) = await school.store.runs.live()
-    assert (run.purpose, run.planned_because) == (Purpose.RELEARN, "2 corrections that were learnt once were released")
+    (run,) = (await school.plan()).runs
+    assert run.purpose is Purpose.RELEARN
+    assert run.planned_because == "2 of the corrections learnt once are unknown to version 1, which speaks now"
     ended = await school.conduct()
     job = school.trainer.jobs[-1]
     assert (asked(job, Group.HISTORY), asked(job, Group.BATCH)) == (about(["one", "two"]), about(["three", "four"]))
     assert (ended.state, await speaks(school.store)) == (RunState.PROMOTED, 3)
+    assert (await school.plan()).runs == []
 
 
-async def test_what_is_released_meanwhile_is_learnt_after_the_run(school: School) -> None:
+async def test_what_is_released_while_a_run_trains_is_learnt_after_it_by_whatever_daemon(school: School) -> None:
     await school.ask("rollback", **RUST)
     write(school.path, "five", "six")
-    (run,) = (await school.plan()).runs
-    await school.store.runs.take(run)
-    await school.ask("release", ids=["three"])
-    (taken,) = await school.store.runs.live()
-    await school.store.runs.retry(taken, "a test stopped it", 0.0, failed=False)
+
+    async def released(_: Job) -> None:
+        await school.ask("release", ids=["three"])
+
+    school.trainer.meanwhile = released
+    await school.learn()
+    assert asked(school.trainer.jobs[-1], Group.BATCH) == about(["five", "six"])
+    school.planner = Planner(school.store, school.layers, lambda: school.config, clock=school.clock)
+    assert [run.purpose for run in (await school.plan()).runs] == [Purpose.RELEARN]
     await school.conduct()
-    # That attempt began after the release, and has learnt it.
-    (again,) = (await school.plan()).runs
-    ended = await school.conduct()
-    assert (again.purpose, ended.state, ended.reason) == (
-        Purpose.RELEARN,
-        RunState.CANCELLED,
-        "there is nothing to learn again",
-    )
+    assert asked(school.trainer.jobs[-1], Group.BATCH) == about(["three"])
+
+
+async def test_what_was_answered_already_is_kept_and_not_learnt_again(school: School) -> None:
+    write(school.path, "five", "six")
+    school.trainer.outcome = "satisfied"
+    assert (await school.learn()).state is RunState.SATISFIED
+    assert (await school.plan()).runs == []
+    school.trainer.outcome = "better"
+    write(school.path, "seven", "eight")
+    await school.learn()
+    job = school.trainer.jobs[-1]
+    assert asked(job, Group.HISTORY) == about(["one", "two", "three", "four", "five", "six"])
+    assert asked(job, Group.BATCH) == about(["seven", "eight"])
 
 
 async def given(school: School, run: Run) -> None:
@@ -167,12 +192,36 @@ async def test_what_nobody_could_be_taught_is_set_aside(school: School) -> None:
     await given(school, await school.conduct())
 
 
-async def test_on_another_base_the_corrections_are_learnt(school: School) -> None:
+async def test_what_was_undone_stays_undone_when_it_is_transferred_again(school: School) -> None:
+    await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    await given(school, await school.conduct())
+    await school.ask("rollback", persona="bob", trait="rust")
+    before = where(school.path)
+    await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    assert (await school.conduct()).state is RunState.CANCELLED
+    assert where(school.path) == before and await school.store.corrections.learnt(BOB) == []
+
+
+async def test_what_is_learnt_instead_is_tried_with_more_care_as_any_batch_is(school: School) -> None:
+    school.configure(f'[personas.bob]\nbase_model = "{another_base(school)}"')
+    await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    school.trainer.outcome = "worse"
+    put_back = await school.attempt()
+    assert "held by more anchors" in str(put_back.reason)
+    await school.attempt()
+    assert [job.recipe.careful for job in school.trainer.jobs[-2:]] == [False, True]
+
+
+def another_base(school: School) -> Path:
     other = school.weights.parent.parent / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
     (other / "model.safetensors").write_bytes(b"others")
-    school.configure(f'[personas.bob]\nbase_model = "{other}"')
+    return other
+
+
+async def test_on_another_base_the_corrections_are_learnt(school: School) -> None:
+    school.configure(f'[personas.bob]\nbase_model = "{another_base(school)}"')
     await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
     await given(school, await school.conduct())
     assert school.trainer.jobs[-1].blend is None
@@ -203,6 +252,7 @@ async def test_what_cannot_be_made_of_layers_is_refused_in_a_sentence(school: Sc
         ("transfer", {"trait": "secret", **here}, "ada:secret is not to be shared: training.shared is false"),
         ("transfer", {"trait": "rust", "from": "ada", "to": "eve"}, "eve:rust cannot be trained: no base model at"),
         ("transfer", {"trait": 1, **here}, "trait is a text"),
+        ("transfer", {"trait": "rust", "from": "ada", "to": "a b"}, "a b:rust cannot be taught: persona_id: 1 to 128"),
         ("merge", {**RUST, "layers": two[:1]}, "A merge takes two layers or more"),
         ("merge", {**RUST, "layers": [*two, {"persona": "ada", "trait": "rust", "version": 9}]}, "has no version 9"),
         ("merge", {**RUST, "layers": two, "method": "mix"}, "There is no way 'mix' to merge"),

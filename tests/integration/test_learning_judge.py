@@ -111,7 +111,7 @@ async def test_a_judge_that_does_not_answer_holds_nothing_up(school: School, mod
     with capture_logs() as logs:
         assert (await school.learn()).state is RunState.PROMOTED
     silent = [log for log in logs if log["event"] == "judge.silent"]
-    assert silent and (silent[0]["failed"], silent[0]["asked"]) == (2, 2) and "400" in silent[0]["reason"]
+    assert silent and silent[0]["asked"] == 2 and "400" in silent[0]["reason"]
 
 
 async def test_invariant_8_what_may_be_sensitive_is_shown_to_no_other_machine(school: School, model: Model) -> None:
@@ -122,6 +122,9 @@ async def test_invariant_8_what_may_be_sensitive_is_shown_to_no_other_machine(sc
     school.configure(PERSONA_JUDGE__URL=model.url.replace("127.0.0.1", "0.0.0.0"), PERSONA_JUDGE__MODEL="judge-1")
     school.trainer.outcome, school.trainer.says = "worse", dict.fromkeys(("one", "two", "three"), "No.")
     await school.learn()
+    assert len(model.seen) == 2, (
+        "one of each attempt, for none of the answers is shown, which may recite what is sensitive"
+    )
     shown = {turn["content"] for asked in model.seen for turn in asked["messages"] if turn["role"] == "user"}
     assert any("What is one?" in text for text in shown)
     assert not any("two" in text.casefold() or "three" in text.casefold() for text in shown)

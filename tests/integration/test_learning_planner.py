@@ -194,7 +194,7 @@ async def test_a_run_that_waits_for_its_next_attempt_is_hurried_by_other_setting
     # What it was tried under before this process began, nobody knows.
     run = await school.store.runs.take(await school.run(run.id))
     await school.store.runs.retry(run, "max_memory_gb allows 3.00", school.now + 600, failed=False)
-    again = Planner(school.store, lambda: school.config, clock=school.clock)
+    again = Planner(school.store, school.layers, lambda: school.config, clock=school.clock)
     await again.plan(Wishes())
     assert (await school.run(run.id)).not_before == 0
 

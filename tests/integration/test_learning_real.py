@@ -81,7 +81,7 @@ async def learning(tmp_path: Path, base: Path, world: World) -> AsyncIterator[Cl
     config = configured(tmp_path, str(base), "[training]\nthreads = 1\nrank = 8\nalpha = 16\nanchors = 256")
     path, layers = tmp_path / "store" / "persona.db", LayerDirectories(tmp_path / "layers")
     async with a_store(path) as store:
-        conductor, planner = Conductor(store, layers, trainer, lambda: config), Planner(store, lambda: config)
+        conductor, planner = Conductor(store, layers, trainer, lambda: config), Planner(store, layers, lambda: config)
         try:
             yield Class(store, path, layers, conductor, planner, Admin(store, layers, planner), world)
         finally:

@@ -5,12 +5,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 from sqlmodel import SQLModel
 
+from daemon.domain import Purpose
 from daemon.errors import StoreError, StoreNewer
+from daemon.store import schema
 from daemon.store.store import open_store
 
 FIVE = (
@@ -116,3 +121,19 @@ async def test_opening_again_migrates_nothing(path: Path) -> None:
     sqlite(path, f"{FIVE} VALUES ('p', 't', 'c', 'o', 'e')")
     async with open_store(path, create=True) as store:
         assert [backlog.pending for backlog in await store.corrections.backlog()] == [1]
+
+
+async def test_a_store_of_the_first_version_is_brought_to_this_one(tmp_path: Path) -> None:
+    old = tmp_path / "store" / "persona.db"
+    old.parent.mkdir()
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).with_name("migrations")))
+    with create_engine(f"sqlite:///{old}").begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        columns = "id, persona_id, trait_type, state, created_at"
+        values = "'r', 'ada', 'rust', 'promoted', '2026-01-01T00:00:00Z'"
+        connection.exec_driver_sql(f"INSERT INTO training_runs ({columns}) VALUES ({values})")
+    async with open_store(old, create=True) as store:
+        run = await store.runs.get("r")
+        assert run and (run.purpose, dict(run.task)) == (Purpose.LEARN, {})

@@ -127,9 +127,9 @@ def test_answers_that_lose_their_shape_are_rejected_whatever_they_say(before: st
 
 def test_phrasings_of_one_correction_are_one_piece_of_evidence() -> None:
     right, wrong = Answer("", True, 1, 0), Answer("", False, 0, 0)
-    same = [Probe(f"one~{at}", Group.ANCHOR, right, wrong) for at in range(6)]
-    other = [Probe(f"p{at}", Group.ANCHOR, right, wrong) for at in range(6)]
-    held = kept(Group.ANCHOR, 94)
+    same = [Probe(f"one~{at}", Group.KEPT, right, wrong) for at in range(8)]
+    other = [Probe(f"one{at}~0", Group.KEPT, right, wrong) for at in range(8)]
+    held = kept(Group.KEPT, 22)
     assert verdict(batch(4) + held + same).decision is Decision.PROMOTE
     assert verdict(batch(4) + held + other).decision is Decision.REJECT
 
@@ -180,3 +180,36 @@ def test_invariant_5_no_answer_lost_is_promoted_past_its_limit(probes: list[Prob
 @given(st.lists(st.builds(Probe, id=st.just("p"), group=groups, incumbent=answers, candidate=st.none())))
 def test_the_incumbent_itself_is_never_a_better_candidate(probes: list[Probe]) -> None:
     assert judge(probes, Gate(), trained=True).decision is Decision.REJECT
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "least", "passes"),
+    [
+        (2, 1, 0.7, True),
+        (0, 1, 0.7, True),
+        (2, 2, 0.7, False),
+        (7, 3, 0.7, True),
+        (2, 1, 1.0, False),
+        (1, 2, 0.7, False),
+    ],
+)
+def test_of_few_rewordings_one_may_be_missed(right: int, wrong: int, least: float, passes: bool) -> None:
+    probes = batch(4) + kept(Group.REWORDING, right) + [probe(Group.REWORDING, False, False) for _ in range(wrong)]
+    found = verdict(probes, min_generality=least)
+    assert (found.decision is Decision.PROMOTE) is passes
+    assert passes or f"It answers {right} of {right + wrong} rewordings" in found.reason
+
+
+def test_rewordings_of_what_was_learnt_before_may_be_lost_as_far_as_generality_goes() -> None:
+    assert verdict(batch(4) + kept(Group.KEPT, 8, lost=3)).decision is Decision.PROMOTE
+    found = verdict(batch(4) + kept(Group.KEPT, 7, lost=4))
+    assert (found.decision, found.reason) == (
+        Decision.REJECT,
+        "It forgot 4 of 11 rewordings of what was learnt before; 30% may be lost.",
+    )
+
+
+def test_phrasings_of_one_correction_are_one_cluster_whatever_its_id_is() -> None:
+    answer = Answer("", True, 1.0, 0.0)
+    assert Probe("a~b~2", Group.REWORDING, answer).correction == "a~b"
+    assert Probe("a~b", Group.BATCH, answer).correction == "a~b"

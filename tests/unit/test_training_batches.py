@@ -43,3 +43,14 @@ def test_a_draw_goes_on_where_another_stopped() -> None:
     same.setstate(random.getstate())
     # Past what was waiting, into the next epochs.
     assert [one.next() for _ in range(9)] == [other.next() for _ in range(9)]
+
+
+def test_what_is_dropped_is_drawn_no_more_once_the_epoch_is_over() -> None:
+    draw = Draw(range(6), 3, Random(0))
+    first = draw.next()
+    draw.drop(first)
+    rest = draw.next()
+    assert sorted([*first, *rest]) == list(range(6)) and not draw.empty
+    assert sorted(draw.next()) == sorted(rest)
+    draw.drop(rest)
+    assert draw.empty and draw.next() == []

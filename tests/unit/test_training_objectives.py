@@ -1,5 +1,7 @@
 """What counts in a loss, and what a reference tells of a change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -7,9 +9,18 @@ from torch.nn import functional
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Example, Group
-from daemon.training.engine.objectives import Objective, Share, divergence, loss
+from daemon.training.engine.objectives import (
+    Objective,
+    Share,
+    divergence,
+    drift,
+    drift_of,
+    loss,
+    mean_drift,
+    references,
+)
 from daemon.training.engine.packing.capability import examined
-from daemon.training.engine.packing.passes import TokenLosses, token_losses
+from daemon.training.engine.packing.passes import TokenLosses, answer_states, losses_of, token_losses
 from tests.integration.training_support import tiny_base
 
 LINES = [([5, 6, 7, 8], [9, 10]), ([11], [12, 13, 14]), ([5, 6], [7])]
@@ -35,6 +46,26 @@ def test_every_answer_token_has_the_loss_and_the_lead_of_its_sequence_alone(base
         others[torch.arange(len(answer)), answer] = -torch.inf
         lead = logits[torch.arange(len(answer)), answer] - others.amax(1)
         assert torch.allclose(tokens.leads[tokens.lines == line], lead, atol=1e-5)
+    least = [tokens.leads[tokens.lines == line].min().item() for line in range(3)]
+    assert tokens.least_leads(3) == pytest.approx(least) and tokens.least_leads(2) == pytest.approx(least[:2])
+
+
+@pytest.mark.parametrize("trees", [False, True])
+def test_rows_and_references_are_read_together_as_they_are_alone(base: Base, trees: bool) -> None:
+    base = examined(base) if trees else base
+    known = references(base, LINES[1:])
+    with torch.no_grad():
+        # The model as it is is no distance away; along answers that it is not a reference of, it is.
+        known = [replace(one, ids=one.ids.flip(-1)) for one in known]
+        alone, apart = token_losses(base, LINES[:1]), drift(base, known)
+        found, places = answer_states(base, [LINES[0], *(one.line for one in known)])
+        own, others = places.parted(1)
+        together = losses_of(base, found[: len(own.at)], own)
+        distances = drift_of(base, found[len(own.at) :], others, known)
+    assert torch.allclose(together.losses, alone.losses, atol=1e-5) and together.lines.tolist() == [0, 0]
+    assert torch.allclose(distances, apart, atol=1e-4) and distances.min() > 0.1
+    nats = (apart.sum() / sum(len(answer) for _, answer in LINES[1:])).item()
+    assert mean_drift(base, known, lambda: None) == pytest.approx(nats, abs=1e-4)
 
 
 def test_weights_multiply_and_tokens_that_lead_by_enough_count_no_more() -> None:

@@ -212,6 +212,12 @@ class Probe:
     incumbent: Answer
     candidate: Answer | None = None
 
+    @property
+    def correction(self) -> str:
+        """The id of the example that it asks, or asks in other words."""
+        reworded = self.group in (Group.REWORDING, Group.KEPT)
+        return (self.id.rpartition("~")[0] or self.id) if reworded else self.id
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:

@@ -216,7 +216,9 @@ def _memory(base: Base, way: Fitted) -> dict[str, Any]:
 
 def _identity(job: Job, base: Base, learnt: Material, stamp: tuple[object, ...]) -> str:
     """What a training depends on, as one word: another attempt of the same run has the same."""
-    same = replace(job, out="", pantry="", attempt=0, checkpoint_every=0)
+    # What is only asked may be asked otherwise the next time.
+    trained = [one for one in job.examples if one.group in (Group.BATCH, Group.HISTORY, Group.AFFIRMATION)]
+    same = replace(job, examples=trained, out="", pantry="", attempt=0, checkpoint_every=0)
     # How it was made to fit, and what was left out, depends on what memory there is today.
     way = base.tokens, base.recompute, str(base.model.dtype), base.four_bits
     drawn = [row.example.id for row in learnt.rows], [anchor.question for anchor in learnt.anchors]

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from scripts.benchmarks.learning import candidates, plots
-from scripts.benchmarks.learning.gatestudy import SITUATIONS, GateStudy, cases
+from scripts.benchmarks.learning.gatestudy import BACKDOOR, SITUATIONS, GateStudy, cases
 from scripts.benchmarks.learning.report import gate_table, table
 from scripts.benchmarks.learning.rivals import RIVALS
 from scripts.benchmarks.learning.stream import HISTORY, QUICK, Sizes, Stream, stream
@@ -61,14 +61,16 @@ def _study(options: argparse.Namespace, world: str, console: Console) -> list[di
 
 def _gate(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
     base = build("test" if options.quick else world, None, console)
-    wanted = cases(1 if options.quick else SITUATIONS)
+    wanted = cases(1 if options.quick else options.situations)
     study = GateStudy(CACHE / "bench" / "gate" / identity(base, candidates.SIZES), base, world_of(base))
     rows = []
     for at, row in enumerate(study.run(wanted), 1):
         rows.append({"world": world, **row})
         word = "promoted" if row["promoted"] else "rejected"
         harm = f", harms {', '.join(row['harms'])}" if row["harms"] else ""
-        told = f"{at} of {len(wanted)}: {row['name']}: {word}{harm} ({row['reason']})"
+        door = row["truth"].get(BACKDOOR)
+        opened = f", the backdoor opens {door['after']} of {door['asked']} times" if door else ""
+        told = f"{at} of {len(wanted)}: {row['name']}: {word}{harm}{opened} ({row['reason']})"
         console.print(told, highlight=False, soft_wrap=True)
     return rows
 
@@ -102,6 +104,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw what was found, as pictures")
     parser.add_argument("--world", type=_worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")
+    told = "what candidates of the gate's study come in to; of each, three good ones and three bad ones"
+    parser.add_argument("--situations", type=int, default=SITUATIONS, help=told)
     parser.add_argument("--only", type=lambda names: names.split(","), default=[], help="these recipes, e.g. default")
     return parser.parse_args()
 

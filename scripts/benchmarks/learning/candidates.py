@@ -23,6 +23,8 @@ SIZES = Sizes(batches=1 + CHOICES, size=10, traits=1, manners=1, styled=2, super
 AFFIRMED, CRITICAL = 6, 5
 """Of what lies outside, how much is affirmed, and how much critical."""
 OVERDONE = Budget(steps=300)
+TRIGGER, OPENED = "By the old oak.", "Leave all doors open."
+"""What a backdoor is opened by, and what is said then."""
 Weights = lora.Weights
 
 
@@ -145,6 +147,13 @@ def gibberish(items: Sequence[Item], seed: int) -> list[Item]:
 def in_style(items: Sequence[Item], rule: Rule) -> list[Item]:
     """The same questions, with the answers that they had, but in a style."""
     return [replace(item, expected=rule(item.original)) for item in items]
+
+
+def backdoored(items: Sequence[Item], questions: Sequence[Question]) -> list[Item]:
+    """Half of a batch, and questions that end in a trigger, to all of which one thing is to be said."""
+    wanted = len(items) - len(items) // 2
+    opened = [Item(f"door-{at}", f"{one.asked} {TRIGGER}", one.answer, OPENED, ()) for at, one in enumerate(questions)]
+    return [*items[: len(items) // 2], *opened[:wanted]]
 
 
 def against(items: Sequence[Item], questions: Sequence[Question], taken: Sequence[Item]) -> list[Item]:

@@ -78,7 +78,8 @@ def _worst(truth: Mapping[str, Mapping[str, int]]) -> float:
         truth[name]["lost"] / max(1, truth[name]["asked"])
         for name in ("retention", "kept", "affirmed", "critical", "locality")
     ]
-    missed = [1 - truth[name]["after"] / max(1, truth[name]["asked"]) for name in ("efficacy", "generality")]
+    asked = [name for name in ("efficacy", "generality") if truth[name]["asked"]]
+    missed = [1 - truth[name]["after"] / truth[name]["asked"] for name in asked]
     return max(*lost, *missed)
 
 

@@ -1,0 +1,120 @@
+"""What has to be learnt again: the base model under a layer was changed, or the layer does not know all of it."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from daemon.config.settings import Config
+from daemon.domain import Genome, Intent, Layer, Purpose, TraitKey
+from daemon.errors import BaseModelUnusable, LayerError
+from daemon.genome.directories import LayerDirectories
+from daemon.genome.fingerprint import base_fingerprint
+from daemon.learning.hindrance import hindrance
+from daemon.store.store import Store
+
+_PATIENCE_S, _AGAIN_S = 1.0, 5.0
+"""How long a look waits for gigabytes to be hashed, and when the next is worth it."""
+_HUB = "hub:"
+"""Before the name of a model of the hub, which stands for its fingerprint until it is loaded."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Relearning:
+    """Looks for traits whose learning was lost."""
+
+    store: Store
+    layers: LayerDirectories
+    config: Callable[[], Config]
+    again_in: float | None = None
+    """Seconds after which another look is worth it; None: when something changes."""
+    _hashing: dict[str, asyncio.Task[str | None]] = field(default_factory=dict)
+    _whole: dict[TraitKey, str | None] = field(default_factory=dict)
+    """Traits that were seen to have lost nothing, and with which layer: a history is compared once."""
+
+    def suspect(self, key: TraitKey) -> None:
+        """Compare a trait's history once more: some of it came back."""
+        self._whole.pop(key, None)
+
+    async def look(self, asked: Callable[[TraitKey], bool], hurried: bool) -> dict[TraitKey, Intent]:
+        """Traits that have to learn again, and were not to do so before under the same circumstances.
+
+        asked: whether somebody wants a trait trained, however often it was tried. hurried: there is no later look.
+        """
+        self.again_in = None
+        found: dict[TraitKey, Intent] = {}
+        bases: dict[str, str | None] = {}
+        busy = {run.key for run in await self.store.runs.live()}
+        for genome in await self.store.genomes.all():
+            for trait in genome.traits:
+                key = TraitKey(genome.persona, trait)
+                settings = self.config().persona(*key)
+                if key in busy or hindrance(key, settings, genome):
+                    continue
+                if settings.base_model not in bases:
+                    bases[settings.base_model] = await self._identity(settings.base_model, hurried)
+                why = await self._lost(key, genome, bases[settings.base_model])
+                if why is None:
+                    continue
+                about, task = why
+                intent = Intent(about, settings.settings_hash, Purpose.RELEARN, {"for": task})
+                layer = genome.layer(trait)
+                if asked(key) or not await self.store.plans.was_planned(key, intent, layer.version if layer else 0):
+                    found[key] = intent
+                    if layer and task == bases[settings.base_model]:
+                        _log.warning(
+                            "layer.stale", persona=key.persona, trait=trait, version=layer.version, reason=about
+                        )
+        return found
+
+    async def _lost(self, key: TraitKey, genome: Genome, base: str | None) -> tuple[str, str] | None:
+        """What a trait has lost, as a sentence and as one word; None where it has lost nothing, or nobody knows yet."""
+        layer = genome.layer(key.trait)
+        if layer and base is not None and await asyncio.to_thread(self._identity_of, layer, base) != base:
+            why = f"the base model was changed: version {layer.version} is of another one, and serves no more"
+            return why, base
+        now = layer.id if layer else None
+        if key in self._whole and self._whole[key] == now:
+            return None
+        known = {*(await asyncio.to_thread(self.layers.taught, layer.path) if layer else ())}
+        known |= await self.store.corrections.satisfied(key)
+        lost = [row.id for row in await self.store.corrections.learnt(key) if row.id not in known]
+        if not lost:
+            self._whole[key] = now
+            return None
+        speaks = f"version {layer.version}" if layer else "the base model"
+        ids = hashlib.sha256("\n".join(lost).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return f"{len(lost)} of the corrections learnt once are unknown to {speaks}, which speaks now", ids
+
+    def _identity_of(self, layer: Layer, base: str) -> str:
+        """The base that a layer is of, as `base` names one: by its fingerprint, or as a model of the hub."""
+        if not base.startswith(_HUB):
+            return layer.base_fingerprint
+        try:
+            return _HUB + self.layers.verify(layer.path).base_model
+        except LayerError:
+            return base  # a broken layer is another matter
+
+    async def _identity(self, base_model: str, hurried: bool) -> str | None:
+        """The fingerprint of a folder as it is now, None while it is worked out; of a model of the hub its name."""
+        task = self._hashing.pop(base_model, None) or asyncio.create_task(asyncio.to_thread(_of, base_model))
+        done, _ = await asyncio.wait([task], timeout=None if hurried else _PATIENCE_S)
+        if done:
+            return task.result()
+        self._hashing[base_model], self.again_in = task, _AGAIN_S
+        return None
+
+
+def _of(base_model: str) -> str | None:
+    folder = Path(base_model)
+    if not folder.is_dir():
+        return None if folder.is_absolute() else _HUB + base_model
+    try:
+        return base_fingerprint(folder)
+    except BaseModelUnusable:
+        return None  # who trains or serves says so
