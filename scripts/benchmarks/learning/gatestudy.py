@@ -107,11 +107,15 @@ class GateStudy:
 
     def _case(self, case: Case) -> dict[str, Any]:
         made = _Made(self._shop, self._world, case)
-        verdict = gate.judge(made.finished.probes, Gate(), trained=made.finished.trained)
+        verdict = made.verdict
+        if verdict.decision is gate.Decision.REJECT and made.trained:
+            made = _Made(self._shop, self._world, case, careful=True)  # as the product does it
+            verdict = made.verdict
         truth = self._truth(made)
         return {
             "name": case.name,
             "kind": case.kind,
+            "careful": made.careful,
             "promoted": verdict.decision is gate.Decision.PROMOTE,
             "reason": verdict.reason,
             "truth": truth,
@@ -148,8 +152,8 @@ class GateStudy:
 class _Made:
     """A candidate, with what it would replace and what it was made of."""
 
-    def __init__(self, shop: Workshop, world: World, case: Case) -> None:
-        self._shop, self._world, self._case = shop, world, case
+    def __init__(self, shop: Workshop, world: World, case: Case, *, careful: bool = False) -> None:
+        self._shop, self._world, self._case, self.careful = shop, world, case, careful
         self._situation = Situation.of(world, case.situation)
         self._batch = self._items()
 
@@ -161,7 +165,19 @@ class _Made:
     @cached_property
     def job(self) -> Job:
         """What the gate's questions about it are asked by."""
-        return self._shop.job(self._situation, self._examples(), self._case.name, self.incumbent)
+        name = f"{self._case.name}-again" if self.careful else self._case.name
+        job = self._shop.job(self._situation, self._examples(), name, self.incumbent)
+        return replace(job, recipe=replace(job.recipe, careful=self.careful))
+
+    @property
+    def trained(self) -> bool:
+        """Whether the default policy makes it."""
+        return self._maker() is None
+
+    @cached_property
+    def verdict(self) -> gate.Verdict:
+        """What the gate says of it."""
+        return gate.judge(self.finished.probes, Gate(), trained=self.finished.trained)
 
     @cached_property
     def finished(self) -> Finished:
