@@ -1,12 +1,13 @@
 """Every family of models that people run loads from a folder, trains, and gives an adapter that PEFT can load."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from daemon.training.engine import lora
 from daemon.training.engine.base import load_base
@@ -21,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings(UPSTREAM),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),  # PEFT on GPT-2; it then sets it
 ]
+
+TIED = PreTrainedModel.tie_weights
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,3 +78,11 @@ def test_a_model_that_takes_no_trees_is_trained_and_says_so(tmp_path: Path) -> N
     loaded = next(event for event in map(parse_event, said.getvalue().splitlines()) if isinstance(event, Loaded))
     assert "token trees" in loaded.fallback
     assert finished.metrics["accuracy"] == 1.0
+
+
+def test_models_are_loaded_at_once_and_each_is_whole(tmp_path: Path) -> None:
+    folder = str(tiny_base(tmp_path / "base", "llama"))
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(load_base, [folder] * 12))
+    assert all(not parameter.is_meta for base in loaded for parameter in base.model.parameters())
+    assert PreTrainedModel.tie_weights is TIED, "what transformers put in its place is gone again"

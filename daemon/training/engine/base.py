@@ -1,5 +1,6 @@
 """A base model in memory: found in a folder or at the hub, loaded once, kept as it is."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -77,6 +78,10 @@ class Base:
         return limit or 1 << 20
 
 
+_LOADING = threading.Lock()
+"""transformers puts functions of its own in others' places while it loads: of two at once, one puts back the wrong."""
+
+
 def load_base(reference: str, dtype: torch.dtype | None = None, four_bits: bool = False) -> Base:
     """Load a folder or a model id of the hub; raises OSError or ValueError when it cannot be used.
 
@@ -87,9 +92,10 @@ def load_base(reference: str, dtype: torch.dtype | None = None, four_bits: bool 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # Serving and training must agree on what a layer does, so both take their precision from here.
     dtype = dtype or precision(here, parameters_in(folder))
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, quantization_config=_nf4(dtype) if four_bits else None
-    )
+    with _LOADING:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, quantization_config=_nf4(dtype) if four_bits else None
+        )
     _keep_differentiable(model)
     model.to(here).eval().requires_grad_(False)  # type: ignore[arg-type]
     return Base(model, ChatFormat.of(tokenizer, _declared_stops(model)), folder, here)
