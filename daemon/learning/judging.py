@@ -146,7 +146,7 @@ def _client(judge: Judge) -> "AsyncOpenAI":
 
 
 def _turns(example: Example, answer: str | None) -> list[dict[str, str]]:
-    """The last turn of an example in the words of an answer, which is a list of texts, or a line each."""
+    """The last turn of an example in the words of an answer, which has a JSON list of texts in it."""
     text = answer or ""
     try:
         found = json.loads(text[text.index("[") : text.rindex("]") + 1])

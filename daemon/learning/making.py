@@ -30,7 +30,9 @@ class Source:
 
     key: TraitKey
     layer: Layer | None
-    weight: float = 1.0
+    weight: float
+    taught: Sequence[Mapping[str, object]]
+    """The rows, whole, that come along."""
 
     def __str__(self) -> str:
         return f"{self.key}@{self.layer.version}" if self.layer else str(self.key)
@@ -95,7 +97,7 @@ class Making:
         genome = await self.store.genomes.get(key.persona)
         if why := hindrance(key, settings, genome):
             raise RequestRefused(f"{key} cannot be trained: {why}.")
-        taught = [row for source in sources for row in await self._taught(source)]
+        taught = [row for source in sources for row in source.taught]
         told = [
             {"name": str(each), "id": each.layer.id, "path": each.layer.path, "weight": each.weight}
             for each in sources
@@ -120,18 +122,18 @@ class Making:
                 layer = next((one for one in every if one.version == version), None)
                 if layer is None:
                     raise RequestRefused(f"{key} has no version {version}; see: persona genome show {key.persona}")
-            source = Source(key, layer, weight)
-            if not await self._taught(source):
+            taught = await self._taught(key, layer)
+            if not taught:
                 raise RequestRefused(f"{key} has learnt nothing yet; see: persona genome show {key.persona}")
-            found.append(source)
+            found.append(Source(key, layer, weight, taught))
         return found
 
-    async def _taught(self, source: Source) -> list[dict[str, object]]:
+    async def _taught(self, key: TraitKey, layer: Layer | None) -> list[dict[str, object]]:
         """The rows, whole, that a layer was taught; with the one that speaks now, all that its trait learnt."""
-        learnt = [row.id for row in await self.store.corrections.learnt(source.key)]
-        speaks = (await self.store.genomes.get(source.key.persona)).layer(source.key.trait)
-        if source.layer and (speaks is None or speaks.id != source.layer.id):
-            known = {*await asyncio.to_thread(self.layers.taught, source.layer.path)}
+        learnt = [row.id for row in await self.store.corrections.learnt(key)]
+        speaks = (await self.store.genomes.get(key.persona)).layer(key.trait)
+        if layer and (speaks is None or speaks.id != layer.id):
+            known = {*await asyncio.to_thread(self.layers.taught, layer.path)}
             learnt = [row for row in learnt if row in known]
         rows = await self.store.corrections.by_ids(learnt)
         return [rows[row] for row in learnt if row in rows]

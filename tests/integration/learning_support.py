@@ -21,7 +21,7 @@ from daemon.learning.conductor import Conductor
 from daemon.learning.planner import Plan, Planner, Wishes
 from daemon.store.store import Store
 from daemon.training.engine.job import Answer, Event, Finished, Group, Job, Loaded, Probe, Step
-from tests.integration.store_support import ADA, a_store
+from tests.integration.store_support import ADA, a_store, write
 
 RIGHT, WRONG = Answer("right", True, 1.0, 2.0), Answer("wrong", False, 0.0, -2.0)
 Meanwhile = Callable[[Job], Awaitable[None]]
@@ -138,6 +138,12 @@ class School:
         """Plan what is due, which is one run, and conduct it."""
         assert len((await self.plan()).runs) == 1
         return await self.conduct()
+
+    async def learn_two_layers(self) -> None:
+        """What many tests begin with: two corrections in each."""
+        for names in (("one", "two"), ("three", "four")):
+            write(self.path, *names)
+            await self.learn()
 
     async def run(self, run_id: str) -> Run:
         found = await self.store.runs.get(run_id)

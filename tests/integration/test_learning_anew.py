@@ -21,9 +21,7 @@ NOTES = TraitKey("ada", "notes")
 async def school(tmp_path: Path) -> AsyncIterator[School]:
     """A trait with two layers."""
     async with a_school(tmp_path) as opened:
-        for names in (("one", "two"), ("three", "four")):
-            write(opened.path, *names)
-            await opened.learn()
+        await opened.learn_two_layers()
         yield opened
 
 

@@ -23,9 +23,7 @@ COOKING = TraitKey("ada", "cooking")
 async def school(tmp_path: Path) -> AsyncIterator[School]:
     """A trait with two layers, and a batch for a third."""
     async with a_school(tmp_path) as opened:
-        for names in (("one", "two"), ("three", "four")):
-            write(opened.path, *names)
-            await opened.learn()
+        await opened.learn_two_layers()
         opened.trainer.jobs.clear()
         write(opened.path, "five", "six")
         yield opened
