@@ -8,7 +8,10 @@ from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Group, Recipe
 from daemon.training.engine.policy import (
     CLEAR,
+    HELD,
     LEAD,
+    LITTLE,
+    MANY,
     PATIENCE,
     PULL,
     SETTLING,
@@ -119,7 +122,7 @@ def test_enough_is_a_sure_lead_at_once_or_a_clear_one_for_a_while() -> None:
 
 
 def test_what_is_learnt_settles_under_a_rate_that_falls_to_nothing() -> None:
-    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0))
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0, batch_size=MANY))
     pace.settle(40)
     assert pace.settled == 80
     rates = [pace.rate(step) for step in range(41, 81)]
@@ -128,6 +131,17 @@ def test_what_is_learnt_settles_under_a_rate_that_falls_to_nothing() -> None:
     assert (pace.settled, pace.rate(81)) == (0, 1.0)
     pace.settle(3 * SETTLING)
     assert pace.settled == 4 * SETTLING
+
+
+def test_what_is_little_is_held_by_fewer_anchors_and_settles_sooner() -> None:
+    planned = plan(Recipe(), 10, 128)
+    much, some, little = (replace(planned, batch_size=size) for size in (2 * MANY, MANY - 2, 1))
+    assert (much.anchors, much.settling) == (HELD, SETTLING)
+    assert little.anchors < some.anchors < HELD and little.settling < some.settling < SETTLING
+    assert little.anchors >= HELD * LITTLE and replace(little, held=0).anchors == 0
+    pace = Pace(little)
+    pace.settle(3 * SETTLING)
+    assert pace.settled - 3 * SETTLING == little.settling
 
 
 def test_a_pace_goes_on_where_another_stopped() -> None:

@@ -46,7 +46,7 @@ class Course:
         )
         self._random, self._anchors_random = Random(plan.seed), Random(plan.seed)
         self._rows = Draw(range(len(kin)), plan.batch_size, self._random, kin)
-        self._anchors = Draw(range(anchors), plan.held - plan.held // 2, self._anchors_random)
+        self._anchors = Draw(range(anchors), plan.anchors - plan.anchors // 2, self._anchors_random)
         self._stumbles_left = STUMBLES if plan.look_every else 0
         self._best: Look | None = None
         self._kept = lora.weights(adapted)
@@ -62,7 +62,7 @@ class Course:
     def _astray(self, adrift: dict[int, float]) -> list[int]:
         """Some anchors, the likelier the further they had drifted (arXiv 1511.05952 §3.3); none twice."""
         turns = {at: self._anchors_random.expovariate(max(distance, 1e-9)) for at, distance in adrift.items()}
-        return nsmallest(self.plan.held // 2, turns, key=turns.__getitem__)
+        return nsmallest(self.plan.anchors // 2, turns, key=turns.__getitem__)
 
     def watch(self, rows: Sequence[int]) -> None:
         """Train and look at these rows; what was best of others is forgotten."""

@@ -29,7 +29,9 @@ WRITTEN = 8
 PULL = 1.0
 """Weight of the anchors' KL beside the answers' loss, at first."""
 HELD = 12
-"""Anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
+"""Most anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
+MANY, LITTLE = 10, 0.6
+"""Rows a minibatch from which on all is held and settles for as long as may be; least share of it for fewer."""
 QUIET = 10.0
 """Weight of what an adapter adds over usual inputs, beside the answers' loss, at first."""
 CAREFUL = 2
@@ -68,7 +70,7 @@ class Plan:
     objective: Objective = field(default_factory=Objective)
     look_every: int = 0
     held: int = 0
-    """How many of the base's own answers hold it at each step where nothing is corrected."""
+    """How many of the base's own answers hold it at a step, at most, where nothing is corrected; 0: none."""
     watched: int = 0
     """How many earlier examples are trained, if not all; all are looked at before the end."""
     quiet: float = 0.0
@@ -81,6 +83,21 @@ class Plan:
         earlier = sum(row.example.group in (Group.HISTORY, Group.AFFIRMATION) for row in rows)
         trained = len(rows) - max(0, earlier - self.watched)
         return replace(self, batch_size=max(self.batch_size, math.ceil(trained / SHARES)))
+
+    @property
+    def anchors(self) -> int:
+        """How many of the base's own answers hold it at each step."""
+        return math.ceil(self.held * self._much)
+
+    @property
+    def settling(self) -> int:
+        """Most steps in which what is learnt settles."""
+        return math.ceil(SETTLING * self._much)
+
+    @property
+    def _much(self) -> float:
+        # Few rows drag little along with them.
+        return min(1.0, max(LITTLE, self.batch_size / MANY))
 
     def looks_after(self, step: int) -> bool:
         """Whether it is time to look at what is learnt."""
@@ -238,7 +255,7 @@ class Pace:
 
     def settle(self, step: int) -> None:
         """Everything is learnt: let the rate fall to nothing, over as many steps as that took, or fewer."""
-        self._settling = min(SETTLING, step)
+        self._settling = min(self._plan.settling, step)
         self.settled = step + self._settling
 
     def learn_on(self) -> None:
