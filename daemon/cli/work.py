@@ -137,6 +137,8 @@ async def _runs(store: "Store", ids: Sequence[str]) -> "list[Run]":
 
 
 def _tell(outcome: Outcome) -> None:
+    if brought := outcome.answer.get("corrections"):
+        say("1 correction comes along." if brought == 1 else f"{brought} corrections come along.")
     for run in outcome.runs:
         name = f"{run.key} v{run.version}"
         if not outcome.followed:

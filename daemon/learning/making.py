@@ -5,6 +5,7 @@ next training, knows nothing of where a layer came from.
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class Making:
         return await self._make(key, Purpose.MERGE, found, because, {"method": method, "density": density})
 
     async def blend(self, run: Run, base_model: str) -> Blend | None:
-        """What a run's candidate is made of; None where it is to be trained: there is none, or not on this base."""
+        """What a run's candidate is made of; None where it is to be trained: no layers, or they do not go together."""
         told = run.task.get("layers") or []
         paths = [str(each["path"]) for each in told]
         if not paths or not await self._on(base_model, paths):
@@ -142,10 +143,12 @@ class Making:
         return {self.layers.verify(source.layer.path).rank for source in sources if source.layer}
 
     async def _on(self, base_model: str, paths: Sequence[str]) -> bool:
-        """Whether layers are whole, and of a base."""
+        """Whether layers are whole, of a base, and change the same modules of it."""
 
         def fit() -> bool:
-            return all(same_base(self.layers.verify(path), base_model) for path in paths)
+            found = [self.layers.verify(path) for path in paths]
+            changed = {json.dumps(manifest.target_modules) for manifest in found}
+            return len(changed) == 1 and all(same_base(manifest, base_model) for manifest in found)
 
         try:
             return await asyncio.to_thread(fit)

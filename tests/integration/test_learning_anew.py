@@ -240,6 +240,17 @@ async def test_several_layers_become_one(school: School) -> None:
     assert school.layers.verify(layer.path).sources == ["ada:rust@1", "ada:notes@1"]
 
 
+async def test_layers_that_change_other_modules_are_learnt_together(school: School) -> None:
+    school.configure('[training]\ntarget_modules = ["q_proj"]')
+    write(school.path, "five", "six", key=NOTES)
+    await school.learn()
+    layers = [{"persona": "ada", "trait": "rust"}, {"persona": "ada", "trait": "notes"}]
+    assert (await school.ask("merge", persona="ada", trait="all", layers=layers))[0] == "done"
+    assert (await school.conduct()).state is RunState.PROMOTED
+    job = school.trainer.jobs[-1]
+    assert (job.blend, len(asked(job, Group.BATCH))) == (None, 6)
+
+
 async def test_what_cannot_be_made_of_layers_is_refused_in_a_sentence(school: School) -> None:
     school.configure('[personas.ada.traits.secret.training]\nshared = false\n[personas.eve]\nbase_model = "/nowhere"')
     here = {"from": "ada", "to": "bob"}

@@ -7,6 +7,7 @@ import pytest
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Group, Recipe
 from daemon.training.engine.policy import (
+    BACK,
     CLEAR,
     HELD,
     LEAD,
@@ -64,7 +65,7 @@ def test_an_unknown_policy_is_refused() -> None:
 def test_the_first_rate_falls_with_the_width() -> None:
     rates = [start_rate(width) for width in (64, 128, 896, 2048, 4096)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[0] == 2e-3 and 2e-4 < rates[-1] < 4e-4
+    assert rates[0] == 1e-3 and 2e-4 < rates[-1] < 4e-4
 
 
 def test_the_union_leaves_out_what_the_batch_corrects_anew() -> None:
@@ -127,8 +128,9 @@ def test_what_is_learnt_settles_under_a_rate_that_falls_to_nothing() -> None:
     assert pace.settled == 80
     rates = [pace.rate(step) for step in range(41, 81)]
     assert rates == sorted(rates, reverse=True) and rates[0] == 1.0 and rates[-1] == 1 / 40
+    assert pace.pull == BACK * PULL, "what drifted is drawn back"
     pace.learn_on()
-    assert (pace.settled, pace.rate(81)) == (0, 1.0)
+    assert (pace.settled, pace.rate(81), pace.pull) == (0, 1.0, PULL)
     pace.settle(3 * SETTLING)
     assert pace.settled == 4 * SETTLING
 
