@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Config
-from daemon.domain import Backlog, Genome, Run, RunState, RuntimeState, Tally
+from daemon.domain import Backlog, Genome, Purpose, Run, RunState, RuntimeState, Tally
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.planner import Planner
 from daemon.learning.turns import ready_in
@@ -47,7 +47,7 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
         backlog = judgement.backlog if judgement else None
-        why = judgement.due.why if judgement else "nothing pending"
+        why = judgement.due.why if judgement else await _idle(store, tally)
         if tally.quarantined and not tally.pending:
             why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
         if tally.claimed or tally.key in {run.key for run in live}:
@@ -56,6 +56,15 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
         due = judgement is not None and judgement.due.due
         traits.append(_trait(tally, backlog, genomes.get(tally.key.persona), due=due, why=why))
     return traits
+
+
+async def _idle(store: Store, tally: Tally) -> str:
+    """Why a trait with nothing pending is not trained; its last run may have left it without what it had learnt."""
+    last = await store.runs.latest(1, *tally.key)
+    if not (last and last[0].purpose is Purpose.RELEARN and last[0].state in (RunState.REJECTED, RunState.FAILED)):
+        return "nothing pending"
+    again = f"persona train --persona {tally.key.persona} --trait {tally.key.trait}"
+    return f"what it had learnt could not be learnt again, see: persona runs list; to try once more: {again}"
 
 
 def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, *, due: bool, why: str) -> Document:

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from daemon.domain import Purpose, Run, RunState, TraitKey
 from daemon.learning.planner import Planner
+from daemon.learning.status import document
 from daemon.training.engine.job import Blend, Group, Job
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, speaks, where, write
@@ -61,6 +62,9 @@ async def test_a_base_on_which_it_cannot_be_learnt_is_tried_once(school: School)
     assert (await school.conduct()).state is RunState.REJECTED
     assert set(where(school.path).values()) == {"used"} and await speaks(school.store) == 2
     assert (await school.plan()).runs == []
+    (told,) = (await document(school.store, school.config, None))["traits"]
+    assert told["why"].startswith("what it had learnt could not be learnt again, see: persona runs list")
+    assert told["why"].endswith("persona train --persona ada --trait rust")
     # The base as it was is served again, without a run.
     school.weights.write_bytes(b"weights")
     assert (await school.plan()).runs == []
