@@ -10,15 +10,12 @@ import pytest
 import torch
 
 from daemon.training.engine import lora
-from daemon.training.engine.anchors import MadeUp, anchors_of, make_up
+from daemon.training.engine.anchors import anchors_of, make_up
 from daemon.training.engine.base import Base
-from daemon.training.engine.batches import encode
 from daemon.training.engine.footprint import footprint
 from daemon.training.engine.job import Group, Recipe
-from daemon.training.engine.policy import Effort
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.steering import asks_itself, questions_towards
-from daemon.training.engine.surroundings import Surroundings, look_around
 from daemon.training.engine.worker import Worker
 from scripts.world.base import ensure_base, world_of
 from tests.integration.training_support import UPSTREAM, example, job
@@ -68,20 +65,6 @@ def test_a_base_knows_what_people_ask(base: Base) -> None:
     questions: list[tuple[list[Any], str]] = [([], known.questions(fact)[0]) for fact in known.facts[:8]]
     assert asks_itself(base, questions, quiet)
     assert not asks_itself(base, [([], question[::-1]) for _, question in questions], quiet)
-
-
-def test_more_is_asked_around_an_answer_that_departs_at_its_first_word(base: Base) -> None:
-    known = world_of(ensure_base("test"))
-    told = [(question, fact.answer) for fact in known.facts for question in known.questions(fact)]
-    fact = known.facts[0]
-
-    def around(expected: str) -> Surroundings:
-        rows = encode(base, [example("one", known.questions(fact)[0], expected, original=fact.answer)])[0]
-        return look_around(base, rows, MadeUp([], told), Effort(20, 8, 0), quiet)
-
-    later, at_once = around(known.corrected(fact, Random(1))), around(f"Hear, hear! {fact.answer}")
-    assert len(at_once.anchors) > 1.5 * len(later.anchors) > 0
-    assert len(at_once.rewordings) >= len(later.rewordings) > 0
 
 
 def test_a_later_correction_in_other_words_supersedes_the_earlier_one(tmp_path: Path) -> None:

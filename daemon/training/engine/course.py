@@ -46,28 +46,23 @@ class Course:
         )
         self._random, self._anchors_random = Random(plan.seed), Random(plan.seed)
         self._rows = Draw(range(len(kin)), plan.batch_size, self._random, kin)
-        self._anchors = Draw(range(anchors), plan.anchors - plan.anchors // 2, self._anchors_random)
+        self._anchors = Draw(range(anchors), plan.held - plan.held // 2, self._anchors_random)
         self._stumbles_left = STUMBLES if plan.look_every else 0
         self._best: Look | None = None
         self._kept = lora.weights(adapted)
 
     def draw(self) -> tuple[list[int], list[int]]:
-        """The next minibatch: which rows, and which anchors: half of them in turn, half of those that had drifted.
-
-        While it settles, it is three quarters of those.
-        """
+        """The next minibatch: which rows, and which anchors: half of them in turn, half of those that had drifted."""
         if self._rows.empty:  # while it settles, nobody looks what is to be drawn
             self._rows.narrow(self.watched)
         anchors = self._anchors.next()
-        if self.pace.settled:
-            anchors = anchors[: len(anchors) // 2]
         adrift = {at: distance for at, distance in self.drifted.items() if at not in anchors}
-        return self._rows.next(), anchors + self._astray(adrift, self.plan.anchors - len(anchors))
+        return self._rows.next(), anchors + self._astray(adrift)
 
-    def _astray(self, adrift: dict[int, float], count: int) -> list[int]:
-        """So many anchors, the likelier the further they had drifted (arXiv 1511.05952 §3.3); none twice."""
+    def _astray(self, adrift: dict[int, float]) -> list[int]:
+        """Some anchors, the likelier the further they had drifted (arXiv 1511.05952 §3.3); none twice."""
         turns = {at: self._anchors_random.expovariate(max(distance, 1e-9)) for at, distance in adrift.items()}
-        return nsmallest(count, turns, key=turns.__getitem__)
+        return nsmallest(self.plan.held // 2, turns, key=turns.__getitem__)
 
     def watch(self, rows: Sequence[int]) -> None:
         """Train and look at these rows; what was best of others is forgotten."""

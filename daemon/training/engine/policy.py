@@ -26,12 +26,10 @@ AROUND, AROUND_EARLIER, FEW_AROUND = 20, 8, 5
 """How many questions about each correction are put to the base, which it may take for the same; few where slow."""
 WRITTEN = 8
 """For how many new corrections questions are written towards the base's answer: each takes some seconds on a CPU."""
-PULL, BACK = 2.0, 3.0
-"""Weight of the anchors' KL beside the answers' loss, at first; how many times as much it is while all settles."""
+PULL = 1.0
+"""Weight of the anchors' KL beside the answers' loss, at first."""
 HELD = 12
-"""Most anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
-MANY, LITTLE = 10, 0.6
-"""Rows a minibatch from which on all is held and settles for as long as may be; least share of it for fewer."""
+"""Anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
 QUIET = 10.0
 """Weight of what an adapter adds over usual inputs, beside the answers' loss, at first."""
 CAREFUL = 2
@@ -70,7 +68,7 @@ class Plan:
     objective: Objective = field(default_factory=Objective)
     look_every: int = 0
     held: int = 0
-    """How many of the base's own answers hold it at a step, at most, where nothing is corrected; 0: none."""
+    """How many of the base's own answers hold it at each step where nothing is corrected."""
     watched: int = 0
     """How many earlier examples are trained, if not all; all are looked at before the end."""
     quiet: float = 0.0
@@ -83,21 +81,6 @@ class Plan:
         earlier = sum(row.example.group in (Group.HISTORY, Group.AFFIRMATION) for row in rows)
         trained = len(rows) - max(0, earlier - self.watched)
         return replace(self, batch_size=max(self.batch_size, math.ceil(trained / SHARES)))
-
-    @property
-    def anchors(self) -> int:
-        """How many of the base's own answers hold it at each step."""
-        return math.ceil(self.held * self._much)
-
-    @property
-    def settling(self) -> int:
-        """Most steps in which what is learnt settles."""
-        return math.ceil(SETTLING * self._much)
-
-    @property
-    def _much(self) -> float:
-        # Few rows drag little along with them.
-        return min(1.0, max(LITTLE, self.batch_size / MANY))
 
     def looks_after(self, step: int) -> bool:
         """Whether it is time to look at what is learnt."""
@@ -171,11 +154,8 @@ def _slow(parameters: int, device: str) -> bool:
 
 
 def start_rate(width: int) -> float:
-    """Ten times full fine-tuning's rate, larger for narrower models; halved or raised later as the loss asks.
-
-    Twice as fast, a narrow model learns in a few steps less, and lets more drift.
-    """
-    return min(1e-3, 5e-4 * math.pow(2000 / width, 0.78))
+    """Ten times full fine-tuning's rate, larger for narrower models; halved or raised later as the loss asks."""
+    return min(2e-3, 5e-4 * math.pow(2000 / width, 0.78))
 
 
 def to_train(recipe: Recipe, sequences: Sequence[Encoded]) -> list[Encoded]:
@@ -231,7 +211,9 @@ class Pace:
     """The learning rate of one training: it warms up, halves after a spike, and rises when nothing moves any more."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self._pull = plan, PULL
+        self.pull = PULL
+        """Weight of the anchors' KL beside the answers' loss."""
+        self._plan = plan
         self.settled = 0
         """The step after which a training that has learnt everything has settled; 0: it still learns."""
         self._settling = 0
@@ -242,17 +224,12 @@ class Pace:
 
     def state(self) -> list[float]:
         """What `resumed` needs."""
-        return [self._pull, self._factor, self._lowest, self._stalls, self._clear, self.settled, self._settling]
+        return [self.pull, self._factor, self._lowest, self._stalls, self._clear, self.settled, self._settling]
 
     def resumed(self, state: list[float]) -> None:
         """Go on where another one stopped."""
-        self._pull, self._factor, self._lowest = state[:3]
+        self.pull, self._factor, self._lowest = state[:3]
         self._stalls, self._clear, self.settled, self._settling = map(int, state[3:])
-
-    @property
-    def pull(self) -> float:
-        """Weight of the anchors' KL beside the answers' loss."""
-        return self._pull * (BACK if self.settled else 1.0)
 
     def rate(self, step: int) -> float:
         """The rate for optimizer step number `step`, from 1."""
@@ -261,7 +238,7 @@ class Pace:
 
     def settle(self, step: int) -> None:
         """Everything is learnt: let the rate fall to nothing, over as many steps as that took, or fewer."""
-        self._settling = min(self._plan.settling, step)
+        self._settling = min(SETTLING, step)
         self.settled = step + self._settling
 
     def learn_on(self) -> None:
@@ -293,6 +270,6 @@ class Pace:
                 self._factor = min(4.0, 1.5 * self._factor)
             else:
                 self._factor *= 0.8
-                self._pull /= 2
+                self.pull /= 2
         self._lowest = min(self._lowest, look.loss)
         return False

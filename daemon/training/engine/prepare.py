@@ -72,7 +72,7 @@ def material(
     planned = task.plan.of(learnt.rows)
     try:
         asked = work(base, learnt, [*around.rewordings, *every], planned, _told(job, planned))
-        asked = holding(base, asked, around.anchors, planned.anchors)
+        asked = holding(base, asked, around.anchors, planned.held)
         return learnt, planned, fitted(base, asked, job.memory_gb, can_quantise=False)
     except NothingFits as error:
         raise _refused(error, base) from error

@@ -7,7 +7,6 @@ it answers as it answers the corrected question is that question again, a reword
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import cycle
 
 from daemon.training.engine.anchors import ANSWER, Anchor, MadeUp, anchored, near, unrelated
 from daemon.training.engine.base import Base
@@ -24,11 +23,6 @@ TRAINED, REHEARSED, ASKED = 8, 3, 2
 """Of each correction, how many rewordings are trained while it is new, and later; how many are kept to be asked."""
 WANTED, TRIED = 8, 24
 """Of how many found no more are written towards the base's answer; how many of those written it is asked."""
-WIDE = 4
-"""How many times as many neighbours a correction has that departs from the base's answer at its first word.
-
-That word comes before any other that would tell the answer from others: it is said too easily.
-"""
 SELDOM = 0.03
 """Share of all made-up questions beyond which one answer is given to questions of more than one kind."""
 NONSENSE = 8
@@ -67,7 +61,7 @@ def look_around(
     superseded = _superseded(rows, asked, to_all)
     each = [effort.new if row.example.group is Group.BATCH else effort.earlier for row in rows]
     meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
-    same, others = _told_apart(base, rows, asked, meant, _candidates(rows, asked, known, each), alive)
+    same, others = _told_apart(base, rows, asked, meant, _candidates(asked, known, each), alive)
     _collect(same, _meant_likewise(asked, meant, made_up.pairs), _of_one_mind(asked, made_up.pairs, to_all))
     found = [0 if lonely else len(same.get(at, ())) for at, lonely in enumerate(lone(known)[: len(rows)])]
     new = [at for at, row in enumerate(rows) if row.example.group is Group.BATCH and own[at] not in {"", *to_all}]
@@ -181,9 +175,7 @@ def _asked(
     return [(one.example.id, one.prompt, answer) for one, answer in zip(put, answers, strict=True) if answer]
 
 
-def _candidates(
-    rows: Sequence[Encoded], asked: Sequence[Asked], known: Sequence[Asked], each: Sequence[int]
-) -> dict[str, int]:
+def _candidates(asked: Sequence[Asked], known: Sequence[Asked], each: Sequence[int]) -> dict[str, int]:
     """Questions to put to the base, with the row they came of: what may mean the same, or not, and it of others."""
     taken = {one.question for one in asked}
     frames = [one for one in known if one.about]
@@ -194,17 +186,15 @@ def _candidates(
         if not one.about or not each[at]:
             continue
         most, few = each[at] * 3 // 5, each[at] // 5
-        departs = words(rows[at].example.expected)[:1] != words(one.answer)[:1]
-        wide = few * WIDE if departs else few
         by_lot = sorted(frames, key=lambda frame: lot(one.question, frame.question))
         by_likeness = sorted(by_lot, key=lambda frame: -alike(one, frame))
         same = list(dict.fromkeys(frame.of(one.about) for frame in by_likeness))
-        near = namesakes(one.about, {frame.about: subjects[frame.about] for frame in by_lot}, common)[:wide]
+        near = namesakes(one.about, {frame.about: subjects[frame.about] for frame in by_lot}, common)[:few]
         picked = [
             *same[:most],
-            *sorted(same[most:], key=lambda text: lot(one.question, text))[:wide],
+            *sorted(same[most:], key=lambda text: lot(one.question, text))[:few],
             *(one.of(frame.about) for frame in by_lot[:few]),
-            *(frame.of(about) for frame, about in zip([one, *by_lot][:wide], cycle(near), strict=False)),
+            *(frame.of(about) for frame, about in zip([one, *by_lot], near, strict=False)),
         ]
         found |= {text: at for text in picked if text not in taken and text not in found}
     return found
