@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from daemon.cli.showing import hint, print_json, run_document, say, short
+from daemon.cli.showing import count, hint, print_json, run_document, say, short
 from daemon.errors import DaemonSilent, NothingToDo, PersonaError, StoreHeld
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ async def _runs(store: "Store", ids: Sequence[str]) -> "list[Run]":
 
 def _tell(outcome: Outcome) -> None:
     if brought := outcome.answer.get("corrections"):
-        say("1 correction comes along." if brought == 1 else f"{brought} corrections come along.")
+        say(f"{count(brought, 'correction')} {'comes' if brought == 1 else 'come'} along.")
     for run in outcome.runs:
         name = f"{run.key} v{run.version}"
         if not outcome.followed:

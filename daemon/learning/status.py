@@ -42,7 +42,7 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
         judgement.backlog.key: judgement for judgement in await Planner(store, layers, lambda: config).judge()
     }
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
-    put_off = {run.key for run in live if _again_in(run)}
+    busy, put_off = {run.key for run in live}, {run.key for run in live if _again_in(run)}
     traits = []
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
@@ -50,7 +50,7 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
         why = judgement.due.why if judgement else await _idle(store, tally)
         if tally.quarantined and not tally.pending:
             why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
-        if tally.claimed or tally.key in {run.key for run in live}:
+        if tally.claimed or tally.key in busy:
             why = "its run waits for its next attempt" if tally.key in put_off else "a run of it is under way"
             why = why if alive else "its run waits for a daemon"
         due = judgement is not None and judgement.due.due
@@ -60,8 +60,8 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
 
 async def _idle(store: Store, tally: Tally) -> str:
     """Why a trait with nothing pending is not trained; its last run may have left it without what it had learnt."""
-    last = await store.runs.latest(1, *tally.key)
-    if not (last and last[0].purpose is Purpose.RELEARN and last[0].state in (RunState.REJECTED, RunState.FAILED)):
+    last = await store.runs.last_ended(tally.key)
+    if last is None or last.purpose is not Purpose.RELEARN or last.state not in (RunState.REJECTED, RunState.FAILED):
         return "nothing pending"
     again = f"persona train --persona {tally.key.persona} --trait {tally.key.trait}"
     return f"what it had learnt could not be learnt again, see: persona runs list; to try once more: {again}"
