@@ -122,7 +122,7 @@ class Training(Section):
     """Examples per training step."""
     anchors: int = Field(1024, ge=0)
     """Questions that the base makes up and answers, to be held where nothing is corrected; 0 asks it nothing at all."""
-    max_steps: int = Field(400, ge=1)
+    max_steps: int = Field(800, ge=1)
     """Budget of "until-learned": it gives up after this many steps."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Start of the random numbers, so that a training can be repeated."""

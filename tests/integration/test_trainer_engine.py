@@ -174,6 +174,24 @@ def test_the_best_state_is_the_one_that_is_left(worker: Worker, base: Path) -> N
         assert all(bool((weight == 2.0).all()) for weight in lora.weights(adapted).values())
 
 
+def test_while_all_settles_what_drifted_is_held_above_all(worker: Worker, base: Path) -> None:
+    asked = job(base, Path("/nowhere"))
+    with lora.fresh(worker.base(str(base)), asked.recipe) as adapted:
+        plan = policy.plan(asked.recipe, 3, 64)
+        course = Course(adapted, plan, [()] * 3, 400)
+        astray = set(range(plan.held))
+        course.drifted = {at: 1.0 if at in astray else 0.0 for at in range(400)}
+
+        def held() -> float:
+            drawn = [course.draw()[1] for _ in range(20)]
+            assert all(len(set(anchors)) == plan.held for anchors in drawn)
+            return sum(len(astray & {*anchors}) for anchors in drawn) / (20 * plan.held)
+
+        learning = held()
+        course.pace.settle(100)
+        assert 0.4 < learning < 0.6 < 0.7 < held()
+
+
 def test_another_base_replaces_the_warm_one(worker: Worker, base: Path, tmp_path: Path) -> None:
     other = tiny_base(tmp_path / "other", seed=1)
     seconds = []

@@ -7,15 +7,21 @@ import pytest
 from daemon.training.engine.batches import Encoded
 from daemon.training.engine.job import Group, Recipe
 from daemon.training.engine.policy import (
+    BACK,
     CLEAR,
     LEAD,
     PATIENCE,
     PULL,
+    ROWS,
     SETTLING,
     STALLS,
     SURE,
+    TRAINED,
+    YOUNG,
+    Effort,
     Look,
     Pace,
+    effort,
     plan,
     start_rate,
     still_open,
@@ -53,6 +59,16 @@ def test_a_long_history_makes_larger_minibatches_not_longer_epochs() -> None:
     assert plan(Recipe(policy="fixed"), 800, 128).of(rows).batch_size == 4
 
 
+def test_a_young_layer_is_learnt_again_in_as_many_words_as_its_news() -> None:
+    anew, on = plan(Recipe(), 10, 128), plan(Recipe(), 300, 128, 10)
+    young, old = (effort(anew, earlier, 1_000_000, "cpu") for earlier in (YOUNG, YOUNG + 1))
+    assert (young.earlier, young.rehearsed) == (young.new, TRAINED)
+    assert 0 < old.earlier < young.earlier and 0 < old.rehearsed < TRAINED and old.new == young.new
+    assert effort(on, 290, 1_000_000, "cpu") == Effort(old.new, 0, old.rehearsed, old.written), "only what is new"
+    slow = effort(anew, YOUNG, 500_000_000, "cpu")
+    assert 0 < slow.earlier < slow.new < young.new and slow.written == 0
+
+
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="policy 'never' is unknown"):
         plan(Recipe(policy="never"), 1, 128)
@@ -61,7 +77,7 @@ def test_an_unknown_policy_is_refused() -> None:
 def test_the_first_rate_falls_with_the_width() -> None:
     rates = [start_rate(width) for width in (64, 128, 896, 2048, 4096)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[0] == 2e-3 and 2e-4 < rates[-1] < 4e-4
+    assert rates[0] == 1e-3 and 2e-4 < rates[-1] < 4e-4
 
 
 def test_the_union_leaves_out_what_the_batch_corrects_anew() -> None:
@@ -97,7 +113,7 @@ def test_the_rate_rises_when_nothing_moves_and_most_is_unlearnt() -> None:
 
 
 def test_the_rate_stays_while_the_loss_falls_and_sinks_when_only_noise_is_left() -> None:
-    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0))
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0, batch_size=ROWS))
     for number in range(20):
         pace.worse(look(2.0 * 0.9**number))
     assert (pace.rate(1), pace.pull) == (1.0, PULL)
@@ -119,15 +135,22 @@ def test_enough_is_a_sure_lead_at_once_or_a_clear_one_for_a_while() -> None:
 
 
 def test_what_is_learnt_settles_under_a_rate_that_falls_to_nothing() -> None:
-    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0))
+    pace = Pace(replace(plan(Recipe(), 10, 128), rate=1.0, warmup=0, batch_size=ROWS))
     pace.settle(40)
     assert pace.settled == 80
     rates = [pace.rate(step) for step in range(41, 81)]
     assert rates == sorted(rates, reverse=True) and rates[0] == 1.0 and rates[-1] == 1 / 40
+    assert pace.pull == BACK * PULL, "what drifted is drawn back"
     pace.learn_on()
-    assert (pace.settled, pace.rate(81)) == (0, 1.0)
+    assert (pace.settled, pace.rate(81), pace.pull) == (0, 1.0, PULL)
     pace.settle(3 * SETTLING)
     assert pace.settled == 4 * SETTLING
+
+
+def test_anchors_pull_less_where_little_is_learnt_at_a_step() -> None:
+    planned = plan(Recipe(), 10, 128)
+    little, some, much, more = (Pace(replace(planned, batch_size=size)).pull for size in (1, ROWS // 2, ROWS, 2 * ROWS))
+    assert 0 < little < some == PULL / 4 < much == more == PULL
 
 
 def test_a_pace_goes_on_where_another_stopped() -> None:

@@ -52,17 +52,22 @@ class Course:
         self._kept = lora.weights(adapted)
 
     def draw(self) -> tuple[list[int], list[int]]:
-        """The next minibatch: which rows, and which anchors: half of them in turn, half of those that had drifted."""
+        """The next minibatch: which rows, and which anchors: half of them in turn, half of those that had drifted.
+
+        While it settles, it is three quarters of those.
+        """
         if self._rows.empty:  # while it settles, nobody looks what is to be drawn
             self._rows.narrow(self.watched)
         anchors = self._anchors.next()
+        if self.pace.settled:
+            anchors = anchors[: len(anchors) // 2]
         adrift = {at: distance for at, distance in self.drifted.items() if at not in anchors}
-        return self._rows.next(), anchors + self._astray(adrift)
+        return self._rows.next(), anchors + self._astray(adrift, self.plan.held - len(anchors))
 
-    def _astray(self, adrift: dict[int, float]) -> list[int]:
-        """Some anchors, the likelier the further they had drifted (arXiv 1511.05952 §3.3); none twice."""
+    def _astray(self, adrift: dict[int, float], count: int) -> list[int]:
+        """So many anchors, the likelier the further they had drifted (arXiv 1511.05952 §3.3); none twice."""
         turns = {at: self._anchors_random.expovariate(max(distance, 1e-9)) for at, distance in adrift.items()}
-        return nsmallest(self.plan.held // 2, turns, key=turns.__getitem__)
+        return nsmallest(count, turns, key=turns.__getitem__)
 
     def watch(self, rows: Sequence[int]) -> None:
         """Train and look at these rows; what was best of others is forgotten."""

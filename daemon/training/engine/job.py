@@ -66,7 +66,7 @@ class Recipe:
     epochs: int = 3
     learning_rate: float = 2e-4
     batch_size: int = 4
-    max_steps: int = 400
+    max_steps: int = 800
     seed: int = 0
     method: str = "lora"
     """"lora", "rslora" or "qlora"."""

@@ -19,7 +19,7 @@ from daemon.training.engine.course import Course
 from daemon.training.engine.evaluate import forced, probe
 from daemon.training.engine.footprint import Footprint, footprint
 from daemon.training.engine.job import Answer, Group, Resumed, Step
-from daemon.training.engine.objectives import Objective, Reference, Share, drift_of, leaning, loss
+from daemon.training.engine.objectives import Objective, Reference, Share, drift_of, drifts, leaning, loss
 from daemon.training.engine.packing.passes import (
     Line,
     answer_states,
@@ -88,7 +88,7 @@ def train(
                 return done
             course.pace.learn_on()
         elif look and not course.pace.settled and course.pace.enough(look):
-            course.pace.settle(course.step)
+            training.settle()
         if checkpoint and checkpoint.due():
             checkpoint.write(*course.state())
     return Trained(course.settle(), course.step, course.samples, course.tokens)
@@ -132,6 +132,13 @@ class _Training:
             (pull * self.plan.quiet * self.quiet.size()).backward()  # type: ignore[no-untyped-call]
         course.tokens += sum(map(length, [*objective.lines(part), *(reference.line for reference in holding)]))
         return course.advance(fallen, len(part))
+
+    def settle(self) -> None:
+        """Everything is learnt: see how far each anchor has drifted, and draw back what has, under a falling rate."""
+        known = [anchor.reference for anchor in self.material.anchors]
+        found = drifts(self.base, known, lambda: self.report.alive("looking at anchors"))
+        self.course.drifted = dict(enumerate(found))
+        self.course.pace.settle(self.course.step)
 
     def look(self) -> Look:
         """How what is watched stands, which is remembered where it is the best so far."""

@@ -129,13 +129,18 @@ def drift(base: Base, known: Sequence[Reference]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def mean_drift(base: Base, known: Sequence[Reference], alive: Callable[[], None]) -> float:
-    """The same over all tokens of some references, however many, nats per token."""
-    total = 0.0
-    for group in micro_batches(base, known, lambda reference: [reference.line]):
-        total += float(drift(base, group).sum())
+def drifts(base: Base, known: Sequence[Reference], alive: Callable[[], None]) -> list[float]:
+    """The same of each of some references, however many."""
+    found = dict[int, float]()
+    for group in micro_batches(base, range(len(known)), lambda at: [known[at].line]):
+        found |= zip(group, drift(base, [known[at] for at in group]).tolist(), strict=True)
         alive()
-    return total / sum(len(reference.line[1]) for reference in known)
+    return [found[at] for at in range(len(known))]
+
+
+def mean_drift(base: Base, known: Sequence[Reference], alive: Callable[[], None]) -> float:
+    """The same over all tokens of some references, nats per token."""
+    return sum(drifts(base, known, alive)) / sum(len(reference.line[1]) for reference in known)
 
 
 def drift_of(base: Base, states: torch.Tensor, places: Places, known: Sequence[Reference]) -> torch.Tensor:

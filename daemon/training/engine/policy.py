@@ -24,10 +24,20 @@ FEW_ANCHORS = 64
 """How many anchors a base makes up, once, where its own decoding is slow."""
 AROUND, AROUND_EARLIER, FEW_AROUND = 20, 8, 5
 """How many questions about each correction are put to the base, which it may take for the same; few where slow."""
+TRAINED, REHEARSED, YOUNG = 8, 3, 16
+"""Of each correction, how many rewordings are trained while it is new, and later; how many earlier ones count as new.
+
+A young layer has little to say in other words, and loses much of it with each that is not said again.
+"""
 WRITTEN = 8
 """For how many new corrections questions are written towards the base's answer: each takes some seconds on a CPU."""
-PULL = 1.0
-"""Weight of the anchors' KL beside the answers' loss, at first."""
+PULL, BACK = 2.0, 3.0
+"""Weight of the anchors' KL beside the answers' loss, at first; how many times as much it is while all settles."""
+ROWS = 12
+"""Rows of a minibatch from which on anchors pull with all that weight; with its square for fewer.
+
+Few rows drag little along, and where much holds them they are learnt without the words that mean the same.
+"""
 HELD = 12
 """Anchors held at a step: they have to be met more often than answers, for nothing else shows what drifts away."""
 QUIET = 10.0
@@ -137,16 +147,21 @@ class Effort:
     """Questions about each new correction that are put to the base."""
     earlier: int
     """The same of each earlier one."""
+    rehearsed: int
+    """Rewordings of each earlier one, at most, that are trained."""
     written: int
     """New corrections, at most, that questions are written for, where none can be put together."""
 
 
-def effort(plan: Plan, parameters: int, device: str) -> Effort:
-    """How far a base of this size is looked around on."""
+def effort(plan: Plan, earlier: int, parameters: int, device: str) -> Effort:
+    """How far a base of this size is looked around on, where so many corrections were learnt before."""
+    young = earlier <= YOUNG
+    rehearsed = TRAINED if young else REHEARSED
     if _slow(parameters, device):
-        return Effort(FEW_AROUND, 0 if plan.continues else FEW_AROUND // 4, 0)
+        return Effort(FEW_AROUND, 0 if plan.continues else FEW_AROUND // 4, rehearsed, 0)
+    around = AROUND if young else AROUND_EARLIER
     # What is written is only trained, and only by who is held.
-    return Effort(AROUND, 0 if plan.continues else AROUND_EARLIER, WRITTEN if plan.held else 0)
+    return Effort(AROUND, 0 if plan.continues else around, rehearsed, WRITTEN if plan.held else 0)
 
 
 def _slow(parameters: int, device: str) -> bool:
@@ -154,8 +169,11 @@ def _slow(parameters: int, device: str) -> bool:
 
 
 def start_rate(width: int) -> float:
-    """Ten times full fine-tuning's rate, larger for narrower models; halved or raised later as the loss asks."""
-    return min(2e-3, 5e-4 * math.pow(2000 / width, 0.78))
+    """Ten times full fine-tuning's rate, larger for narrower models; halved or raised later as the loss asks.
+
+    Twice as fast, a narrow model learns in a few steps less, and lets more drift.
+    """
+    return min(1e-3, 5e-4 * math.pow(2000 / width, 0.78))
 
 
 def to_train(recipe: Recipe, sequences: Sequence[Encoded]) -> list[Encoded]:
@@ -211,9 +229,8 @@ class Pace:
     """The learning rate of one training: it warms up, halves after a spike, and rises when nothing moves any more."""
 
     def __init__(self, plan: Plan) -> None:
-        self.pull = PULL
-        """Weight of the anchors' KL beside the answers' loss."""
         self._plan = plan
+        self._pull = PULL * min(1.0, plan.batch_size / ROWS) ** 2
         self.settled = 0
         """The step after which a training that has learnt everything has settled; 0: it still learns."""
         self._settling = 0
@@ -224,12 +241,17 @@ class Pace:
 
     def state(self) -> list[float]:
         """What `resumed` needs."""
-        return [self.pull, self._factor, self._lowest, self._stalls, self._clear, self.settled, self._settling]
+        return [self._pull, self._factor, self._lowest, self._stalls, self._clear, self.settled, self._settling]
 
     def resumed(self, state: list[float]) -> None:
         """Go on where another one stopped."""
-        self.pull, self._factor, self._lowest = state[:3]
+        self._pull, self._factor, self._lowest = state[:3]
         self._stalls, self._clear, self.settled, self._settling = map(int, state[3:])
+
+    @property
+    def pull(self) -> float:
+        """Weight of the anchors' KL beside the answers' loss."""
+        return self._pull * (BACK if self.settled else 1.0)
 
     def rate(self, step: int) -> float:
         """The rate for optimizer step number `step`, from 1."""
@@ -270,6 +292,6 @@ class Pace:
                 self._factor = min(4.0, 1.5 * self._factor)
             else:
                 self._factor *= 0.8
-                self.pull /= 2
+                self._pull /= 2
         self._lowest = min(self._lowest, look.loss)
         return False

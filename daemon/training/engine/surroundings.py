@@ -15,12 +15,12 @@ from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import same_text
 from daemon.training.engine.job import Example, Group, Message
 from daemon.training.engine.objectives import Reference
-from daemon.training.engine.policy import Effort
+from daemon.training.engine.policy import TRAINED, Effort
 from daemon.training.engine.steering import asks_itself, questions_towards
 from daemon.training.engine.wording import Asked, alike, lone, lot, namesakes, nonsense, plainer, read, words
 
-TRAINED, REHEARSED, ASKED = 8, 3, 2
-"""Of each correction, how many rewordings are trained while it is new, and later; how many are kept to be asked."""
+ASKED = 2
+"""How many rewordings of each correction are kept to be asked."""
 WANTED, TRIED = 8, 24
 """Of how many found no more are written towards the base's answer; how many of those written it is asked."""
 SELDOM = 0.03
@@ -73,7 +73,7 @@ def look_around(
 
     far = unrelated(made_up.anchors, rows, own, to_all)
     holds = [at for at, row in enumerate(rows) if row.example.id not in superseded]
-    trained, kept = _shared_out(rows, *({at: found[at] for at in holds if at in found} for found in (same, written)))
+    trained, kept = _shared_out(rows, effort.rehearsed, *({at: found[at] for at in holds if at in found} for found in (same, written)))
     alone = far[::HELD_OUT]
     asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(alone) if anchor.sure]
     holding = [anchor for number, anchor in enumerate(far) if number % HELD_OUT]
@@ -213,7 +213,7 @@ def _of_one_mind(
 
 
 def _shared_out(
-    rows: Sequence[Encoded], same: dict[int, list[str]], written: dict[int, list[str]]
+    rows: Sequence[Encoded], rehearsed: int, same: dict[int, list[str]], written: dict[int, list[str]]
 ) -> tuple[list[Example], list[Example]]:
     """The rewordings of each row as examples: some to train, of corrections some to ask, but none that were written.
 
@@ -233,7 +233,7 @@ def _shared_out(
         put_by = examples[1 : len(natural) : 2][:ASKED] if row.group is not Group.AFFIRMATION else []
         # Those that were written come first: each stands for words that nothing else brought up.
         left = [*examples[len(natural) :], *(one for one in examples[: len(natural)] if one not in put_by)]
-        trained += left[: TRAINED if new else REHEARSED]
+        trained += left[: TRAINED if new else rehearsed]
         kept += put_by if new else [replace(one, group=Group.KEPT) for one in put_by]
     return trained, kept
 

@@ -164,7 +164,8 @@ class Worker:
         pantry = Pantry(Path(job.pantry) if job.pantry else None)
         made_up = self._warm.made_up(self.report, base, system_prompt(task.rows), job.recipe.anchors, pantry)
         clock.lap("anchors")
-        far = effort(task.plan, base.parameters, base.device.type)
+        earlier = sum(row.example.group is not Group.BATCH for row in task.rows)
+        far = effort(task.plan, earlier, base.parameters, base.device.type)
         around = look_around(base, task.rows, made_up, far, lambda: self.report.alive("looking around"))
         clock.lap("surroundings")
         return around
