@@ -73,7 +73,9 @@ def look_around(
 
     far = unrelated(made_up.anchors, rows, own, to_all)
     holds = [at for at, row in enumerate(rows) if row.example.id not in superseded]
-    trained, kept = _shared_out(rows, effort.rehearsed, *({at: found[at] for at in holds if at in found} for found in (same, written)))
+    trained, kept = _shared_out(
+        rows, effort.rehearsed, *({at: found[at] for at in holds if at in found} for found in (same, written))
+    )
     alone = far[::HELD_OUT]
     asked_of = [_as_asked(number, anchor) for number, anchor in enumerate(alone) if anchor.sure]
     holding = [anchor for number, anchor in enumerate(far) if number % HELD_OUT]
