@@ -10,8 +10,8 @@ from scripts.world.base import ensure_base, world_of
 from tests.acceptance.support import Home, corrections
 from tests.processes import wait_until
 
-AT_ONCE = "[triggers]\nquiet = 0\n"
-"""No burst is waited for: what the planner finds due when it looks, it plans."""
+AT_ONCE = "[triggers]\nquiet = 0\nmin_corrections = 5\n"
+"""No burst is waited for: what the planner finds due when it looks, it plans; and five are soon learnt."""
 DESTRUCTIVE = f'{AT_ONCE}[training]\npolicy = "fixed"\nepochs = 60\nlearning_rate = 0.003\n[gate]\nsuspects = 0\n'
 """Trains the batch alone, from the last layer on, and far too long: what was learnt before is overwritten."""
 
@@ -27,13 +27,13 @@ def looks_again(home: Home) -> None:
 def test_a_batch_that_breaks_what_was_learnt_is_rejected_and_stays_away(tmp_path: Path) -> None:
     base = ensure_base("test")
     home, world = Home(tmp_path, base, extra=AT_ONCE), world_of(base)
-    first, second, third = (corrections(world, 10, seed=8, start=start) for start in (0, 10, 20))
+    first, second, third = (corrections(world, 5, seed=8, start=start) for start in (0, 5, 10))
     with running(tmp_path, "daemon", "serve") as (daemon, server):
         daemon.wait_for("daemon.ready")
         server.wait_for("base.loaded")
         home.insert(first)
         daemon.wait_for("runtime.converged", TRAINING_S)
-        assert home.answered(first) >= 9
+        assert home.answered(first) == 5
         before = {question: home.ask(question) for question, _ in [*first, *second]}
 
         home.write_config(DESTRUCTIVE)
@@ -42,34 +42,34 @@ def test_a_batch_that_breaks_what_was_learnt_is_rejected_and_stays_away(tmp_path
         rejected = daemon.wait_for("run.rejected", TRAINING_S)
         assert "forgot" in rejected["reason"]
         assert {question: home.ask(question) for question, _ in [*first, *second]} == before
-        assert home.rows("SELECT count(*) FROM training_corrections WHERE is_used_in_training = 1") == [(10,)]
+        assert home.rows("SELECT count(*) FROM training_corrections WHERE is_used_in_training = 1") == [(5,)]
 
-        # Nine more are not ten: the rejected rows do not count towards a batch again.
-        home.insert(third[:9])
-        daemon.wait_for("corrections.seen", wanted=lambda event: event["corrections"] == 19)
+        # Four more are not five: the rejected rows do not count towards a batch again.
+        home.insert(third[:4])
+        daemon.wait_for("corrections.seen", wanted=lambda event: event["corrections"] == 9)
         looks_again(home)
         assert len(daemon.events("run.planned")) == 2
         (trait,) = home.status()["traits"]
-        assert (trait["pending"], trait["due"]) == (19, False)
-        assert "the last run was rejected; due again with 10 new corrections (9 so far)" in trait["why"]
+        assert (trait["pending"], trait["due"]) == (9, False)
+        assert "the last run was rejected; due again with 5 new corrections (4 so far)" in trait["why"]
 
         # With a config that learns, the same rows are due again, and are learnt.
         home.write_config(AT_ONCE)
         daemon.wait_for("run.planned", wanted=lambda event: event["version"] == 3)
         daemon.wait_for("runtime.converged", TRAINING_S, lambda event: event["revision"] == 2)
-        assert home.answered([*second, *third[:9]]) >= 17
+        assert home.answered([*second, *third[:4]]) >= 8
 
         # Rolled back, the batch stays undone when the next one is learnt.
         undone = json.loads(home.command("genome", "rollback", home.persona, home.trait, "--json"))
         assert undone["version"] == 1
         daemon.wait_for("runtime.converged", wanted=lambda event: event["revision"] == 3)
-        assert home.answered(first) >= 9
-        last = corrections(world, 10, seed=8, start=30)
+        assert home.answered(first) == 5
+        last = corrections(world, 5, seed=8, start=15)
         home.insert(last)
         daemon.wait_for("runtime.converged", TRAINING_S, lambda event: event["revision"] == 4)
-        assert home.answered(last) >= 9
-        assert home.answered(first) >= 9
-        assert home.answered(second) <= 2
+        assert home.answered(last) == 5
+        assert home.answered(first) == 5
+        assert home.answered(second) <= 1
     assert home.rows("SELECT count(*) FROM training_corrections WHERE quarantined_reason = 'rolled back with v3'") == [
-        (19,)
+        (9,)
     ]

@@ -17,10 +17,13 @@ from daemon.training.engine.evaluate import forced
 from daemon.training.engine.job import Message
 from daemon.training.engine.packing.passes import Line, answer_states, logits
 
-BEAMS, WIDTH, LENGTH = 32, 8, 12
+BEAMS, WIDTH, LENGTH = 96, 3, 12
 """Beginnings that are kept, next tokens that are tried of each, and most tokens of a question."""
-FIRST, OF_ONE = 96, 2
-"""First tokens that are tried, and how many of the beginnings kept may share theirs."""
+FIRST, OF_ONE = 192, 6
+"""First tokens that are tried, and how many of the beginnings kept may share theirs.
+
+Other words for a question begin otherwise: many first tokens find more of them than many ways to go on.
+"""
 TOWARDS = 12
 """Tokens of the answer that questions are written towards."""
 NATURAL = 0.6

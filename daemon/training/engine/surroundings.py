@@ -63,7 +63,8 @@ def look_around(
     meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
     same, others = _told_apart(base, rows, asked, meant, _candidates(asked, known, each), alive)
     _collect(same, _meant_likewise(asked, meant, made_up.pairs), _of_one_mind(asked, made_up.pairs, to_all))
-    found = [0 if lonely else len(same.get(at, ())) for at, lonely in enumerate(lone(known)[: len(rows)])]
+    plain = [one.about and not lonely for one, lonely in zip(asked, lone(known), strict=False)]
+    found = [len(same.get(at, ())) if told else 0 for at, told in enumerate(plain)]
     new = [at for at, row in enumerate(rows) if row.example.group is Group.BATCH and own[at] not in {"", *to_all}]
     few = sorted((at for at in new if found[at] < WANTED), key=found.__getitem__)[: effort.written]
     _collect(same, _in_haste(base, rows, asked, alive))
@@ -233,9 +234,9 @@ def _shared_out(
         ]
         new = row.group is Group.BATCH
         put_by = examples[1 : len(natural) : 2][:ASKED] if row.group is not Group.AFFIRMATION else []
-        # Those that were written come first: each stands for words that nothing else brought up.
-        left = [*examples[len(natural) :], *(one for one in examples[: len(natural)] if one not in put_by)]
-        trained += left[: TRAINED if new else rehearsed]
+        # Each that was written stands for words that nothing else brought up.
+        left = [one for one in examples[: len(natural)] if one not in put_by]
+        trained += [*examples[len(natural) :][:TRAINED], *left[: TRAINED if new else rehearsed]]
         kept += put_by if new else [replace(one, group=Group.KEPT) for one in put_by]
     return trained, kept
 
