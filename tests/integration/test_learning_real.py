@@ -136,11 +136,13 @@ async def test_layers_are_taken_over_and_merged(learning: Class) -> None:
     assert files[0]["adapter_model.safetensors"] == files[1]["adapter_model.safetensors"]
 
     layers = [{"persona": "ada", "trait": trait} for trait in ("rust", "notes")]
+    answered = {}
     for method, rank in (("cat", 16), ("linear", 8), ("ties", 8), ("dare", 8)):
         run = await learning.make("merge", persona="ada", trait=method, layers=layers, method=method)
         assert run.evidence["metrics"]["recipe"]["rank"] == rank, "it was made and asked, whatever the gate thought"
-        # Two layers that know nothing of each other get in each other's way; side by side, least.
-        assert method != "cat" or run.evidence["scores"]["batch"]["candidate"] >= 3
+        answered[method] = run.evidence["scores"]["batch"]["candidate"]
         if run.state.live:
             assert "It is learnt from the corrections instead" in str(run.reason)
             await learning.store.runs.cancel(run, "a test has seen enough", 0.0)
+    # Two layers that know nothing of each other get in each other's way; side by side, least.
+    assert answered["cat"] == max(answered.values()) >= 2, answered

@@ -16,6 +16,7 @@ from daemon.training.engine.footprint import footprint
 from daemon.training.engine.job import Group, Recipe
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.steering import asks_itself, questions_towards
+from daemon.training.engine.surroundings import TRIED
 from daemon.training.engine.worker import Worker
 from scripts.world.base import ensure_base, world_of
 from tests.integration.training_support import UPSTREAM, example, job
@@ -57,7 +58,7 @@ def test_the_base_names_other_words_for_what_it_was_asked(base: Base) -> None:
     manner = next(one for one in world_of(ensure_base("test")).lore.manners if one.name == "thanks")
     asked = questions_towards(base, [], manner.says, quiet)
     assert asked and not asked[0].startswith(" ")
-    assert len(set(asked[:24]) & set(manner.asks)) >= 2, asked[:24]
+    assert len(set(asked[:TRIED]) & set(manner.asks)) >= 2, asked[:TRIED]
 
 
 def test_a_base_knows_what_people_ask(base: Base) -> None:

@@ -21,7 +21,7 @@ from daemon.training.engine.wording import Asked, alike, lone, lot, namesakes, n
 
 ASKED = 2
 """How many rewordings of each correction are kept to be asked."""
-WANTED, TRIED = 8, 24
+WANTED, TRIED = 8, 48
 """Of how many found no more are written towards the base's answer; how many of those written it is asked."""
 SELDOM = 0.03
 """Share of all made-up questions beyond which one answer is given to questions of more than one kind."""
