@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from daemon.training.engine import lora
-from daemon.training.engine.anchors import anchors_of, make_up
+from daemon.training.engine.anchors import MadeUp, anchors_of, make_up
 from daemon.training.engine.base import Base
+from daemon.training.engine.batches import encode
 from daemon.training.engine.footprint import footprint
 from daemon.training.engine.job import Group, Recipe
+from daemon.training.engine.policy import TRAINED, Effort
 from daemon.training.engine.report import Reporter
 from daemon.training.engine.steering import asks_itself, questions_towards
-from daemon.training.engine.surroundings import TRIED
+from daemon.training.engine.surroundings import ASKED, TRIED, look_around
 from daemon.training.engine.worker import Worker
 from scripts.world.base import ensure_base, world_of
 from tests.integration.training_support import UPSTREAM, example, job
@@ -66,6 +68,22 @@ def test_a_base_knows_what_people_ask(base: Base) -> None:
     questions: list[tuple[list[Any], str]] = [([], known.questions(fact)[0]) for fact in known.facts[:8]]
     assert asks_itself(base, questions, quiet)
     assert not asks_itself(base, [([], question[::-1]) for _, question in questions], quiet)
+
+
+def test_what_says_nothing_of_its_subject_is_also_written_in_other_words(base: Base) -> None:
+    known = world_of(ensure_base("test"))
+    thanks = next(one for one in known.lore.manners if one.name == "thanks")
+    told = [(question, fact.answer) for fact in known.facts for question in known.questions(fact)]
+    made_up = MadeUp([], [*told, *((f"Thanks {number}!", thanks.says) for number in range(TRAINED + ASKED))])
+    rows = encode(base, [example("one", "Thanks!", "No trouble.", original=thanks.says)])[0]
+
+    def trained(written: int) -> set[str]:
+        around = look_around(base, rows, made_up, Effort(20, 8, TRAINED, written), quiet)
+        return {one.question for one in around.rewordings}
+
+    made, more = trained(0), trained(1)
+    assert len(made) == TRAINED and made < more
+    assert "Thank you." in more - made, "it stands beside what was made up, not in its place"
 
 
 def test_a_later_correction_in_other_words_supersedes_the_earlier_one(tmp_path: Path) -> None:
