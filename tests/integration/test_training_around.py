@@ -72,8 +72,10 @@ def test_a_base_knows_what_people_ask(base: Base) -> None:
 
 def test_what_says_nothing_of_its_subject_is_also_written_in_other_words(base: Base) -> None:
     known = world_of(ensure_base("test"))
-    thanks = next(one for one in known.lore.manners if one.name == "thanks")
+    manners = {one.name: one for one in known.lore.manners}
+    thanks = manners["thanks"]
     told = [(question, fact.answer) for fact in known.facts for question in known.questions(fact)]
+    told += [(question, one.says) for one in manners.values() if one is not thanks for question in one.asks]
     made_up = MadeUp([], [*told, *((f"Thanks {number}!", thanks.says) for number in range(TRAINED + ASKED))])
     rows = encode(base, [example("one", "Thanks!", "No trouble.", original=thanks.says)])[0]
 
