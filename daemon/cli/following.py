@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from daemon.cli.showing import console, cut, lasting
+from daemon.cli.showing import console, cut, lasting, plain
 from daemon.domain import Run, RunState
 from daemon.store.lock import StoreLock
 from daemon.store.store import Store
@@ -40,16 +40,19 @@ class Bars:
         self._bars.stop()
 
     def show(self, run: Run, step: Mapping[str, Any] | None) -> None:
-        """Draw a run as it is now; `step` is its last training step, if it trains."""
+        """Draw a run as it is now; `step` is its last training step, and what it does besides."""
         if run.id not in self._tasks:
             self._tasks[run.id] = self._bars.add_task(f"{run.key} v{run.version}", total=None, says="")
         task = self._tasks[run.id]
-        if step:
+        doing = plain((step or {}).get("doing") or "")
+        if step and "step" in step:
             learnt = "" if step.get("learnt") is None else f", {step['learnt']:.0%} learnt"
             says = f"step {step['step']}/{step['steps']}, loss {step['loss']:.3g}{learnt}, ≤ {lasting(step['eta_s'])}"
+            says += f", {doing}" if doing and doing != run.state else ""
             self._bars.update(task, total=step["steps"], completed=step["step"], says=says)
         elif run.state.live:
-            says = run.state.value + (f": {cut(run.reason)}" if run.reason else "")
+            why = doing or cut(run.reason or "")
+            says = run.state.value + (f": {why}" if why else "")
             self._bars.update(task, says=says)
         else:
             self._bars.update(task, total=1, completed=1, says=run.state.value)

@@ -151,7 +151,12 @@ def _numbers(run: Document, *, down: bool) -> str:
         parts.append(f"{run['tokens_s']:,.0f} tokens/s")
     if run["memory_gb"]:
         parts.append(f"{run['memory_gb']:.1f} GiB")
-    return ", ".join(parts)
+    return ", ".join([*parts, *_besides(run)])
+
+
+def _besides(run: Document) -> list[str]:
+    """What goes on that is no training step."""
+    return [plain(run["doing"])] if run["doing"] and run["doing"] != run["state"] else []
 
 
 def _waiting(run: Document, *, down: bool) -> str:
@@ -161,8 +166,8 @@ def _waiting(run: Document, *, down: bool) -> str:
         return f"{run['reason']}{again}"
     if run["reason"] and run["attempt"] > 1:
         # The reason is that of the attempt before; it says nothing of this one.
-        return f"attempt {run['attempt']}; the one before: {run['reason']}"
-    return count(run["corrections"], "correction")
+        return "; ".join([f"attempt {run['attempt']}", *_besides(run), f"the one before: {run['reason']}"])
+    return ", ".join([count(run["corrections"], "correction"), *_besides(run)])
 
 
 def _genomes(genomes: list[Document]) -> Table:

@@ -21,7 +21,7 @@ from daemon.learning.gate import Decision
 from daemon.learning.judging import Judging
 from daemon.learning.making import Making
 from daemon.store.store import Store
-from daemon.training.engine.job import Finished, Group, Job, Loaded, Resumed, Step
+from daemon.training.engine.job import Alive, Finished, Group, Job, Loaded, Resumed, Step
 from daemon.training.trainer import Trainer
 
 _LOG_EVERY_S = 5.0
@@ -143,7 +143,7 @@ class Attempts:
 
 
 async def trained(
-    trainer: Trainer, job: Job, on_step: Callable[[Step], None], log: structlog.stdlib.BoundLogger
+    trainer: Trainer, job: Job, on_progress: Callable[[Step | Alive], None], log: structlog.stdlib.BoundLogger
 ) -> tuple[Finished, str]:
     """Run a job to its end; what it found, and the fingerprint of the base it trained on; raises TrainerFailed."""
     last_logged, fingerprint = float("-inf"), ""
@@ -163,8 +163,10 @@ async def trained(
                     fingerprint = await asyncio.to_thread(base_fingerprint, Path(event.folder))
                 case Resumed():
                     log.info("run.resumed", step=event.step, steps=event.steps)
+                case Alive():
+                    on_progress(event)
                 case Step():
-                    on_step(event)
+                    on_progress(event)
                     if time.monotonic() - last_logged >= _LOG_EVERY_S:
                         last_logged = time.monotonic()
                         log.info("run.training", **event.figures())

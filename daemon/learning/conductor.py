@@ -31,7 +31,7 @@ from daemon.learning.making import Making
 from daemon.learning.suspects import suspects
 from daemon.learning.turns import backoff
 from daemon.store.store import Store
-from daemon.training.engine.job import Finished, Step
+from daemon.training.engine.job import Alive, Finished, Step
 from daemon.training.trainer import Trainer
 
 T = TypeVar("T")
@@ -47,8 +47,8 @@ class Conductor:
     layers: LayerDirectories
     trainer: Trainer
     config: Callable[[], Config]
-    on_step: Callable[[Run, Step | None], None] = lambda _run, _step: None
-    """Told of each training step, and with None when the run leaves training."""
+    on_progress: Callable[[Run, Step | Alive | None], None] = lambda _run, _at: None
+    """Told of each training step, of what goes on between them, and with None when the run leaves training."""
     clock: Callable[[], float] = time.time
     _attempts: Attempts = field(init=False)
     _log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
@@ -75,7 +75,7 @@ class Conductor:
             try:
                 await self._attempt(run, log)
             finally:
-                self.on_step(run, None)
+                self.on_progress(run, None)
         except (GenomeMoved, LayerStale) as moved:
             log.info("run.outdated", reason=str(moved))
             await self._again(run, str(moved))
@@ -97,7 +97,7 @@ class Conductor:
         attempt = await attempts.prepare(run, log)
         if attempt is None:
             return
-        finished, fingerprint = await trained(self.trainer, attempt.job, partial(self.on_step, run), log)
+        finished, fingerprint = await trained(self.trainer, attempt.job, partial(self.on_progress, run), log)
         if finished.unusable and not await attempts.set_aside(run, attempt.data, finished.unusable, log):
             return
         if in_the_way := attempt.data.in_the_way(finished.unusable):
@@ -157,7 +157,7 @@ class Conductor:
             out = f"{attempt.job.out}-without-{next(trial)}"
             examples = [example for example in attempt.job.examples if example.id not in ids]
             job = replace(attempt.job, examples=examples, out=out, checkpoint_every=0)
-            tried, _ = await trained(self.trainer, job, partial(self.on_step, attempt.run), log)
+            tried, _ = await trained(self.trainer, job, partial(self.on_progress, attempt.run), log)
             tried = await self._attempts.judged(attempt, tried)
             return (await _judged(attempt, tried)).decision is not Decision.REJECT
 

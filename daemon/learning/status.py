@@ -43,11 +43,11 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
     }
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
     busy, put_off = {run.key for run in live}, {run.key for run in live if _again_in(run)}
-    traits = []
+    ended, traits = await store.runs.last_ended_of_each(), []
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
         backlog = judgement.backlog if judgement else None
-        why = judgement.due.why if judgement else await _idle(store, tally)
+        why = judgement.due.why if judgement else _idle(tally, ended.get(tally.key))
         if tally.quarantined and not tally.pending:
             why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
         if tally.claimed or tally.key in busy:
@@ -58,9 +58,8 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
     return traits
 
 
-async def _idle(store: Store, tally: Tally) -> str:
+def _idle(tally: Tally, last: Run | None) -> str:
     """Why a trait with nothing pending is not trained; its last run may have left it without what it had learnt."""
-    last = await store.runs.last_ended(tally.key)
     if last is None or last.purpose is not Purpose.RELEARN or last.state not in (RunState.REJECTED, RunState.FAILED):
         return "nothing pending"
     again = f"persona train --persona {tally.key.persona} --trait {tally.key.trait}"
@@ -86,8 +85,8 @@ def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, *, due:
     }
 
 
-_PROGRESS = ("step", "steps", "loss", "eta_s", "learnt", "tokens_s", "memory_gb")
-"""What a training step says of itself."""
+_PROGRESS = ("step", "steps", "loss", "eta_s", "learnt", "tokens_s", "memory_gb", "doing")
+"""What a training step says of itself, and what goes on besides."""
 
 
 async def _runs(store: Store, live: Sequence[Run], note: Mapping[str, Any]) -> list[Document]:

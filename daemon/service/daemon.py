@@ -55,7 +55,7 @@ class Daemon:
         layers.ensure_writable()
         trainer = LocalTrainer(limits(config().training))
         planner = Planner(store, layers, config)
-        conductor = Conductor(store, layers, trainer, config, on_step=note.step)
+        conductor = Conductor(store, layers, trainer, config, on_progress=note.progress)
         admin = Admin(store, layers, planner)
         wakes = Wakes()
         wishlist = Wishlist(wakes.planner.set)

@@ -17,7 +17,7 @@ from daemon.learning.planner import Ask, Wishes
 from daemon.service.notify import Notifier
 from daemon.store.lock import StoreLock
 from daemon.store.rows import iso
-from daemon.training.engine.job import Step
+from daemon.training.engine.job import Alive, Step
 
 _NOTE_EVERY_S = 0.5
 
@@ -104,15 +104,18 @@ class Note:
         self._values["state"] = state
         self._write()
 
-    def step(self, run: Run, step: Step | None) -> None:
-        """Note the progress of a run, or that it has none any more."""
-        if step is None:
-            self._values["progress"].pop(run.id, None)
+    def progress(self, run: Run, at: Step | Alive | None) -> None:
+        """Note how far a run is and what it does, or that it does nothing any more."""
+        noted = self._values["progress"]
+        if at is None:
+            noted.pop(run.id, None)
         elif time.monotonic() - self._written < _NOTE_EVERY_S:
             return
         else:
-            self._values["progress"][run.id] = asdict(step)
-            self._notifier.status(f"training {run.key} v{run.version}: step {step.step} of at most {step.steps}")
+            # What is done between steps leaves the figures of the last one standing.
+            noted[run.id] = asdict(at) | {"doing": None} if isinstance(at, Step) else noted.get(run.id, {}) | asdict(at)
+            said = f"step {at.step} of at most {at.steps}" if isinstance(at, Step) else at.doing
+            self._notifier.status(f"training {run.key} v{run.version}: {said}")
         self._written = time.monotonic()
         self._write()
 

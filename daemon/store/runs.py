@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, func, not_, select, text, update
+from sqlalchemy import and_, func, literal_column, not_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.domain import LIVE_STATES, MADE, Purpose, Run, RunState, TraitKey
@@ -159,6 +159,12 @@ class Runs:
         statement = select(R).where(*ended).order_by(text("rowid DESC")).limit(1)
         found = await self._runs(statement)
         return found[0] if found else None
+
+    async def last_ended_of_each(self) -> dict[TraitKey, Run]:
+        """By trait, its last run that is over."""
+        ended = select(func.max(text("rowid"))).select_from(R).where(not_(R.c.state.in_(LIVE_STATES)))
+        each = ended.group_by(R.c.persona_id, R.c.trait_type)
+        return {run.key: run for run in await self._runs(select(R).where(literal_column("rowid").in_(each)))}
 
     async def get(self, run_id: str) -> Run | None:
         """One run, by its id or the unambiguous beginning of it."""

@@ -19,7 +19,7 @@ from daemon.store.store import open_store
 from scripts.processes import PATIENCE_S, PERSONA, TRAINING_S, Process
 from scripts.world.facts import World
 from tests.integration.cli_support import QUICK, Desk
-from tests.processes import started
+from tests.processes import started, wait_until
 
 
 @pytest.fixture
@@ -190,6 +190,8 @@ def test_a_run_is_cancelled_while_it_trains(desk: Desk, world: World) -> None:
     with desk.daemon() as daemon:
         desk.correct(world, "rust")
         (planned,) = desk.ok("train", "--json").json["runs"]
+        # A child takes seconds to start, and says so meanwhile.
+        wait_until(lambda: desk.ok("status", "--json").json["runs"][0]["doing"], "nobody said what was done")
         daemon.wait_for("run.training", TRAINING_S)
         (running,) = desk.ok("status", "--json").json["runs"]
         assert running["id"] == planned["id"]

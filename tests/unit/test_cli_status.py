@@ -11,7 +11,7 @@ from daemon.cli.status import page
 RUN = {
     "id": "r1", "persona": "ada", "trait": "rust", "state": "training", "version": 1, "attempt": 1, "corrections": 5,
     "reason": None, "step": None, "steps": None, "loss": None, "eta_s": None, "learnt": None,
-    "tokens_s": None, "memory_gb": None, "again_in_s": 0,
+    "tokens_s": None, "memory_gb": None, "again_in_s": 0, "doing": None,
 }  # fmt: skip
 RUNTIME = {
     "name": "embedded", "kind": "embedded", "persona": "ada", "desired": 2, "observed": 1, "state": "converging",
@@ -40,6 +40,14 @@ def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
         ("ready", {}, "training 5 corrections"),
         ("stopped", {}, "training waits for a daemon; 5 corrections"),
         ("ready", {"attempt": 2, "reason": "interrupted"}, "training attempt 2; the one before: interrupted"),
+        ("ready", {"doing": "looking around"}, "training 5 corrections, looking around"),
+        (
+            "ready",
+            {"attempt": 2, "reason": "interrupted", "doing": "loading llama"},
+            "training attempt 2; loading llama; the one before: interrupted",
+        ),
+        ("ready", {"doing": "training", "step": 1, "steps": 4, "loss": 0.5}, "1/4, loss 0.5"),
+        ("ready", {"doing": "measuring drift", "step": 4, "steps": 4, "loss": 0.5}, "4/4, loss 0.5, measuring drift"),
         ("ready", {"state": "planned", "attempt": 2, "reason": "out of memory"}, "planned out of memory"),
         (
             "ready",

@@ -14,7 +14,7 @@ from daemon.service.notify import Notifier
 from daemon.service.schedule import Schedule
 from daemon.service.state import LiveConfig, Note, Wishlist
 from daemon.store.lock import StoreLock
-from daemon.training.engine.job import Step
+from daemon.training.engine.job import Alive, Step
 
 Load = Callable[[str], Config]
 
@@ -140,10 +140,18 @@ def test_the_note_tells_of_the_daemon_and_of_each_run_while_it_trains(
     run = Run("r1", TraitKey("ada", "rust"), RunState.TRAINING, "", 1, 1, 1, 0, 0.0)
     note.state("ready")
     note._written = -1e9
-    note.step(run, Step(4, 30, 0.8, 9.0))
+    note.progress(run, Alive("looking around"))
     read = StoreLock(tmp_path / "persona.db").note()
-    assert read and read["state"] == "ready" and read["progress"]["r1"]["step"] == 4
-    note.step(run, None)
+    assert read and read["state"] == "ready" and read["progress"]["r1"] == {"doing": "looking around"}
+    said = []
+    for at in (Step(4, 30, 0.8, 9.0), Alive("probing the candidate")):
+        note._written = -1e9
+        note.progress(run, at)
+        read = lock.note()
+        assert read
+        said.append((read["progress"]["r1"]["step"], read["progress"]["r1"]["doing"]))
+    assert said == [(4, None), (4, "probing the candidate")]
+    note.progress(run, None)
     note.release()
     read = lock.note()
     assert read and (read["state"], read["progress"]) == ("stopped", {}) and not lock.held()
