@@ -54,7 +54,8 @@ def _study(options: argparse.Namespace, world: str, console: Console) -> list[di
     rows = []
     for course in _courses(options, world):
         for row in study.run(course):
-            rows.append({"world": world, "recipe": course.recipe, "seed": course.seed, **row})
+            about = {"world": world, "recipe": course.recipe, "seed": course.seed}
+            rows.append({**about, "overwritten": stream_of(course.seed).overwritten, **row})
             console.print(_told(course, row), highlight=False, soft_wrap=True)
     return rows
 

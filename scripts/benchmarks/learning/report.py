@@ -1,6 +1,6 @@
 """The table of a study: where each recipe stands after the first, the fifth and the last batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -9,13 +9,17 @@ MEASURES = ("efficacy", "generality", "retention", "locality")
 AFTER = (1, 5, 20)
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line per world, recipe and batch; of several seeds the mean, and the least."""
     found: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["world"], row["recipe"], row["batch"]), []).append(row)
     last = {key[:2]: max(batch for *names, batch in found if tuple(names) == key[:2]) for key in found}
     made = Table("world", "recipe", "after", "seeds", *MEASURES, "seconds", header_style="bold")
+    overwritten = {row["world"]: row["overwritten"] for row in rows}
+    made.caption = "; ".join(
+        f"in the end {share:.0%} of {world}'s facts are overwritten" for world, share in overwritten.items()
+    )
     for (world, recipe, batch), group in found.items():
         if batch in AFTER or batch == last[world, recipe]:
             shares = [_share([row[measure] for row in group]) for measure in MEASURES]
