@@ -76,12 +76,12 @@ class Process:
 
     def wait_for(
         self,
-        name: str,
+        name: str | None,
         seconds: float = PATIENCE_S,
         wanted: Callable[[dict[str, Any]], bool] = lambda _: True,
         since: int = 0,
     ) -> dict[str, Any]:
-        """The first such event; raises RuntimeError when the process dies or the time is over."""
+        """The first such event, or of any name; raises RuntimeError when the process dies or the time is over."""
         deadline = time.monotonic() + seconds
         while True:
             # Asked first, so that the last words of a process are heard.
@@ -92,7 +92,7 @@ class Process:
             if code is not None:
                 raise RuntimeError(f"persona {self.arguments[0]} left with {code}; see {self.log}")
             if late:
-                raise RuntimeError(f"no {name} within {seconds:.0f} s; see {self.log}")
+                raise RuntimeError(f"no {name or 'such event'} within {seconds:.0f} s; see {self.log}")
             time.sleep(0.05)
 
     def end(self, grace: float = 60.0) -> int:

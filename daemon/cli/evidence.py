@@ -107,15 +107,15 @@ def _suspects(evidence: Mapping[str, Any]) -> str | None:
     found = evidence.get("suspects")
     if not found or not (found["ids"] or found["tried"]):
         return None
+    names = ", ".join(short(name) for name in found["ids"])
+    if found.get("unlearnt"):
+        return f"{names}: not learnt"
+    if not found["tried"]:
+        return f"{names}: there is no other correction in the batch"
     if not found["ids"]:
         return f"no one's corrections alone: {count(found['tried'], 'training')} without some of them helped nothing"
     by = f", by {found['author']}" if found["author"] else ""
-    why = (
-        f"without them it would have passed, {count(found['tried'], 'training')} say"
-        if found["tried"]
-        else "not learnt"
-    )
-    return f"{', '.join(short(name) for name in found['ids'])}{by}: {why}"
+    return f"{names}{by}: without them it would have passed, {count(found['tried'], 'training')} say"
 
 
 def _gate(scores: dict[str, Any], *, trained: bool) -> Table:

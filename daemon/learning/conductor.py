@@ -35,6 +35,8 @@ from daemon.training.engine.job import Alive, Finished, Step
 from daemon.training.trainer import Trainer
 
 T = TypeVar("T")
+_FAILURES = (TrainerFailed, LayerError, BaseModelUnusable, ProbesUnreadable, OSError)
+"""How a training can fail."""
 _LONGEST_WAIT_S = 300.0
 """Between two attempts that fail through no fault of the batch: somebody mends the machine, and waits for us."""
 
@@ -79,7 +81,7 @@ class Conductor:
         except (GenomeMoved, LayerStale) as moved:
             log.info("run.outdated", reason=str(moved))
             await self._again(run, str(moved))
-        except (TrainerFailed, LayerError, BaseModelUnusable, ProbesUnreadable, OSError) as failure:
+        except _FAILURES as failure:
             await self._failed(run, failure, log)
         except ClaimLost as lost:
             log.info("run.lost", reason=str(lost))
@@ -124,10 +126,11 @@ class Conductor:
             run = await self.store.runs.promoting(run, published.path, evidence)
             await _to_the_end(self._promote(run, log))
         else:
-            if verdict.decision is Decision.REJECT:
-                evidence["suspects"] = await self._suspects(attempt, finished, log)
             await _to_the_end(self._settle(run, verdict, evidence, log))
             await candidate.retract(self.store, self.layers, run)
+            # The verdict is kept by now: the search takes trainings, and nothing is lost when it is cut short.
+            if verdict.decision is Decision.REJECT and (found := await self._suspects(attempt, finished, log)):
+                await self.store.runs.explain(run, {**evidence, "suspects": found})
         self.layers.discard(run.id)
 
     async def _once_more(
@@ -150,12 +153,12 @@ class Conductor:
     async def _suspects(
         self, attempt: Attempt, finished: Finished, log: structlog.stdlib.BoundLogger
     ) -> dict[str, object]:
-        """Whose corrections are to blame for a rejection: for the evidence."""
+        """Whose corrections are to blame for a rejection, for the evidence; nothing where that cannot be found out."""
         trial = count(1)
 
         async def passes(ids: Collection[str]) -> bool:
             out = f"{attempt.job.out}-without-{next(trial)}"
-            examples = [example for example in attempt.job.examples if example.id not in ids]
+            examples = [example for example in attempt.job.examples if example.correction not in ids]
             job = replace(attempt.job, examples=examples, out=out, checkpoint_every=0)
             tried, _ = await trained(self.trainer, job, partial(self.on_progress, attempt.run), log)
             tried = await self._attempts.judged(attempt, tried)
@@ -164,7 +167,7 @@ class Conductor:
         corrections = [row for row in attempt.claimed if row.kind is Kind.CORRECTION]
         try:
             found = await suspects(corrections, finished.probes, attempt.settings.gate, passes)
-        except TrainerFailed as failure:
+        except _FAILURES as failure:
             # The verdict stands, whoever is to blame.
             log.warning("run.suspects", reason=f"nobody could be found: {failure}")
             return {}

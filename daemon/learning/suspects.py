@@ -18,6 +18,8 @@ class Suspects:
     ids: tuple[str, ...] = ()
     author: str | None = None
     tried: int = 0
+    unlearnt: bool = False
+    """They were not learnt: no training had to tell."""
 
 
 async def suspects(batch: Sequence[Correction], probes: Sequence[Probe], gate: Gate, passes: Passes) -> Suspects:
@@ -28,14 +30,14 @@ async def suspects(batch: Sequence[Correction], probes: Sequence[Probe], gate: G
     asked = {probe.id: probe.candidate or probe.incumbent for probe in probes if probe.group is Group.BATCH}
     unlearnt = tuple(name for name, answer in asked.items() if not answer.right)
     if len(asked) - len(unlearnt) < gate.min_efficacy * len(asked):
-        return Suspects(unlearnt)
+        return Suspects(unlearnt, unlearnt=True)
     search = _Search(passes, gate.suspects)
     ids = [row.id for row in batch if row.id in asked]
     if len(ids) == 1:
         return Suspects(tuple(ids))
-    author, pool = await _of_one_author(search, _by_author(batch, ids))
-    found = await _items(search, pool or ids)
-    return Suspects(tuple(found or pool), author, search.tried)
+    author, theirs = await _of_one_author(search, _by_author(batch, ids))
+    found = await _items(search, theirs or ids)
+    return Suspects(tuple(found or theirs), author, search.tried)
 
 
 class _Search:
@@ -57,34 +59,39 @@ class _Search:
 
 
 def _by_author(batch: Sequence[Correction], ids: Sequence[str]) -> Mapping[str, list[str]]:
-    """Each author's corrections, those with most of them first."""
+    """The corrections of each who did not write all, those with most of them first."""
     found: dict[str, list[str]] = {}
     for row in batch:
         if row.author and row.id in ids:
             found.setdefault(row.author, []).append(row.id)
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+    several = [pair for pair in found.items() if len(pair[1]) < len(ids)]
+    return dict(sorted(several, key=lambda pair: -len(pair[1])))
 
 
 async def _of_one_author(search: _Search, authors: Mapping[str, list[str]]) -> tuple[str | None, list[str]]:
     """The author without whose corrections the batch passes, and these."""
-    if len(authors) > 1:
-        for author, ids in authors.items():
-            if search.left and await search.helps(ids):
-                return author, ids
+    # However many authors there are, half of the trainings are left for items.
+    for author, ids in [*authors.items()][: (search.left + 1) // 2]:
+        if await search.helps(ids):
+            return author, ids
     return None, []
 
 
 async def _items(search: _Search, pool: list[str]) -> list[str]:
-    """The corrections without any one of which the batch passes; of many, the half that they are in, and so on."""
+    """The corrections without any one of which the batch passes; of many, the half that they are in, and so on.
+
+    Nothing where no training says so, also where there are no more trainings to be spent.
+    """
+    found: list[str] = []
     while len(pool) > max(search.left, 1) and search.left:
         half = pool[: len(pool) // 2]
         rest = pool[len(half) :]
         if await search.helps(half):
-            pool = half
+            pool = found = half
         elif search.left and await search.helps(rest):
-            pool = rest
+            pool = found = rest
         else:
-            return []  # they are in both halves
+            return found  # they are in both halves
     if len(pool) == 1 or len(pool) > search.left:
-        return pool if search.tried else []
-    return [one for one in pool if await search.helps([one])]
+        return found
+    return [one for one in pool if await search.helps([one])] or found

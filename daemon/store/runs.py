@@ -83,6 +83,12 @@ class Runs:
             await quarantine(connection, dict.fromkeys(worn, f"rejected: {reason}"))
             return list(dict.fromkeys(worn))
 
+    async def explain(self, run: Run, evidence: Mapping[str, Any]) -> None:
+        """Keep of a rejected run what was found out about it since."""
+        ended = and_(R.c.id == run.id, R.c.state == RunState.REJECTED)
+        async with self._database.write() as connection:
+            await connection.execute(update(R).where(ended).values(evidence=rows.dump(evidence)))
+
     async def cancel(self, run: Run, reason: str, now: float, *, held_back: bool = True) -> None:
         """End the run; its corrections go back, and count as new ones do unless they are `held_back`."""
         async with self._database.write() as connection:

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -76,9 +77,7 @@ def one(daemon: Process, store: Path, trait: str, world: World, facts: list[Fact
     rng = random.Random(trait)
     rows = [(PERSONA, trait, world.questions(fact)[0], fact.answer, world.corrected(fact, rng)) for fact in facts]
     begun = daemon.log.stat().st_size
-    with closing(sqlite3.connect(store, timeout=60.0)) as connection, connection:
-        connection.executemany(INSERT, rows)
-    written = time.time()
+    since = written(store, rows)
     converged = daemon.wait_for("runtime.converged", TRAINING_S, since=begun)
     with closing(sqlite3.connect(store, timeout=60.0)) as connection:
         found = connection.execute("SELECT evidence FROM training_runs WHERE trait_type = ?", (trait,)).fetchone()
@@ -87,12 +86,19 @@ def one(daemon: Process, store: Path, trait: str, world: World, facts: list[Fact
         at(daemon.events(name, begun)[0]) for name in ("run.planned", "run.evaluated", "genome.revised")
     )
     return {
-        "burst": planned - written,
+        "burst": planned - since,
         **inside,
         "handover": judged - planned - sum(inside.values()),
         "promote": promoted - judged,
         "converge": at(converged) - promoted,
     }
+
+
+def written(store: Path, rows: Sequence[tuple[str, ...]]) -> float:
+    """Write corrections in one transaction: persona, trait, context, original and expected response; when."""
+    with closing(sqlite3.connect(store, timeout=60.0)) as connection, connection:
+        connection.executemany(INSERT, rows)
+    return time.time()
 
 
 def at(event: dict[str, Any]) -> float:

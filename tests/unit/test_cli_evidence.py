@@ -76,7 +76,11 @@ def test_what_later_corrections_replaced_is_said() -> None:
             {"ids": ["c0ffee0123", "beef"], "author": "eve", "tried": 3},
             "likely to blame c0ffee01, beef, by eve: without them it would have passed, 3 trainings say",
         ),
-        ({"ids": ["beef"], "author": None, "tried": 0}, "likely to blame beef: not learnt"),
+        ({"ids": ["beef"], "author": None, "tried": 0, "unlearnt": True}, "likely to blame beef: not learnt"),
+        (
+            {"ids": ["beef"], "author": None, "tried": 0},
+            "likely to blame beef: there is no other correction in the batch",
+        ),
         (
             {"ids": [], "author": None, "tried": 2},
             "likely to blame no one's corrections alone: 2 trainings without some of them helped nothing",

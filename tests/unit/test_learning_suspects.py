@@ -38,7 +38,7 @@ NAMES = [f"c{number}" for number in range(8)]
 async def test_what_was_not_learnt_is_to_blame_and_costs_no_training() -> None:
     batch = Batch()
     found = await suspects([*map(correction, NAMES)], probes(NAMES, ["c1", "c2"]), Gate(), batch.passes)
-    assert (found, batch.tried) == (Suspects(("c1", "c2")), [])
+    assert (found, batch.tried) == (Suspects(("c1", "c2"), unlearnt=True), [])
 
 
 async def test_an_author_is_found_before_items_are() -> None:
@@ -60,6 +60,29 @@ async def test_nobody_is_blamed_where_no_ones_absence_helps(guilty: tuple[str, .
     batch = Batch(*guilty)
     found = await suspects([*map(correction, NAMES)], probes(NAMES), Gate(), batch.passes)
     assert found == Suspects((), None, 2)
+
+
+async def test_authors_do_not_use_up_what_items_need() -> None:
+    batch = Batch("c5")
+    rows = [correction(name, f"author of {name}") for name in NAMES]
+    found = await suspects(rows, probes(NAMES), replaced(suspects=6), batch.passes)
+    # Three of eight authors are tried, then both halves, and half of one; of the two left, no training is left to tell.
+    assert found == Suspects(("c4", "c5"), None, 6)
+    assert batch.tried[:3] == [{"c0"}, {"c1"}, {"c2"}]
+
+
+async def test_nobody_is_blamed_where_no_training_said_so() -> None:
+    batch = Batch("none")
+    rows = [correction(name, f"author of {name}") for name in NAMES]
+    found = await suspects(rows, probes(NAMES), replaced(suspects=2), batch.passes)
+    assert found == Suspects((), None, 2)
+
+
+async def test_the_only_author_with_a_name_is_tried() -> None:
+    batch = Batch("c1", "c2")
+    rows = [correction(name, "eve" if name in ("c1", "c2") else None) for name in NAMES]
+    found = await suspects(rows, probes(NAMES), Gate(), batch.passes)
+    assert found == Suspects(("c1", "c2"), "eve", 3)
 
 
 async def test_nothing_is_tried_where_nothing_may_be() -> None:

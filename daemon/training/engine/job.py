@@ -42,6 +42,11 @@ class Rule(StrEnum):
     """The expected text not in it, whatever its case."""
 
 
+def _correction(name: str, group: Group) -> str:
+    reworded = group in (Group.REWORDING, Group.KEPT)
+    return (name.rpartition("~")[0] or name) if reworded else name
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One answer to learn or to keep; `weight` multiplies its loss (2 × severity)."""
@@ -53,6 +58,11 @@ class Example:
     weight: float
     group: Group
     rule: Rule = Rule.IS
+
+    @property
+    def correction(self) -> str:
+        """The id of the example that it is, or says in other words."""
+        return _correction(self.id, self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +225,7 @@ class Probe:
     @property
     def correction(self) -> str:
         """The id of the example that it asks, or asks in other words."""
-        reworded = self.group in (Group.REWORDING, Group.KEPT)
-        return (self.id.rpartition("~")[0] or self.id) if reworded else self.id
+        return _correction(self.id, self.group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a little of it on the tests' small base; a minute")
     parser.add_argument("--json", action="store_true", help="every row, for programs")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw what was found, as pictures")
-    parser.add_argument("--world", type=_worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
+    parser.add_argument("--world", type=worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")
     told = "what candidates of the gate's study come in to; of each, three good ones and three bad ones"
     parser.add_argument("--situations", type=int, default=SITUATIONS, help=told)
@@ -111,7 +111,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _worlds(names: str) -> tuple[str, ...]:
+def worlds(names: str) -> tuple[str, ...]:
+    """What an option names, comma-separated; raises ArgumentTypeError for a world that there is not."""
     chosen = tuple(names.split(","))
     if not set(chosen) <= set(WORLDS):
         raise argparse.ArgumentTypeError(f"worlds are {', '.join(WORLDS)}")
