@@ -5,8 +5,9 @@ What is sensitive, or may be, is shown to none that is on another machine.
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from daemon.config.sections import Judge
 from daemon.config.settings import Config
 from daemon.config.values import is_loopback
 from daemon.domain import Correction
+from daemon.store.rows import is_unicode
 from daemon.training.engine.job import Answer, Example, Finished, Group, Probe
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ _AT_ONCE = 4
 """Questions that wait for an answer at a time."""
 _JUDGED = frozenset({Group.BATCH, Group.REWORDING, Group.HISTORY, Group.KEPT, Group.AFFIRMATION})
 _REMEMBERED = 10_000
-"""Comparisons that are not asked for again."""
+"""What was said that is not asked for again."""
+_REWORDED = 100
+"""Corrections that are said in other words: of a whole history, relearnt, it would be a bill."""
 _REWORD = (
     "Say the message that follows in {count} other ways, each of which asks exactly the same, in the same language."
     " Answer with a JSON list of {count} strings, and nothing else."
@@ -43,26 +47,37 @@ class Judging:
     """Asks the model at [judge]; without one, nothing happens. A model that does not answer holds nothing up."""
 
     config: Callable[[], Config]
+    _whose: tuple[str, str] = ("", "")
+    """Where the judge is that said what is remembered, and its name."""
     _said: dict[tuple[str, str, str], bool] = field(default_factory=dict)
     """By question, expected answer and answer, whether they mean the same."""
+    _worded: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    """By text and how often it was to be said in other words, what came of it."""
 
     async def reworded(self, rows: Iterable[Correction], examples: Sequence[Example]) -> list[Example]:
-        """The batch in other words, for the gate to ask."""
+        """The batch in other words, for the gate to ask; of a large one, a part."""
         judge, shown = self.config().judge, self._shown(rows)
+        times = judge.paraphrases
         batch = [one for one in examples if one.group is Group.BATCH and one.id in shown]
-        if not judge.url or not judge.paraphrases or not batch:
+        if not judge.url or not times or not batch:
             return []
-        prompt = _REWORD.format(count=judge.paraphrases)
-        answers = await self._ask(judge, [(prompt, one.messages[-1]["content"]) for one in batch])
-        return [
-            replace(one, id=f"{one.id}~said{number}", messages=[*one.messages[:-1], turn], group=Group.REWORDING)
-            for one, answer in zip(batch, answers, strict=True)
-            for number, turn in enumerate(_turns(one, answer)[: judge.paraphrases])
-        ]
+        self._remember_only(judge)
+        chosen = batch if len(batch) <= _REWORDED else Random(0).sample(batch, _REWORDED)
+        texts = dict.fromkeys(one.messages[-1]["content"] for one in chosen)
+        new = [text for text in texts if (text, times) not in self._worded]
+        answers = await self._ask(judge, [(_REWORD.format(count=times), text) for text in new])
+        self._worded |= {
+            (text, times): _texts(answer, but=text)[:times]
+            for text, answer in zip(new, answers, strict=True)
+            if answer is not None
+        }
+        known = self._worded
+        return [said for one in chosen for said in _saying(one, known.get((one.messages[-1]["content"], times), ()))]
 
     async def judged(self, finished: Finished, rows: Sequence[Correction], examples: Sequence[Example]) -> Finished:
         """The same probes, with those answers right that mean what is expected, though they do not say it."""
         judge = self.config().judge
+        self._remember_only(judge)
         # An answer may recite whatever its layer was taught, so it is shown only where all of that may be.
         if not judge.url or len(self._shown(rows)) < len(rows):
             return finished
@@ -70,12 +85,18 @@ class Judging:
         asked = sorted({key for probe in finished.probes for key in _open(probe, known)})
         new = [key for key in asked if key not in self._said]
         answers = await self._ask(judge, [(_COMPARE, _compared(*key)) for key in new])
-        if len(self._said) > _REMEMBERED:
-            self._said.clear()
         self._said |= {key: _yes(answer) for key, answer in zip(new, answers, strict=True) if answer is not None}
         probes = [self._corrected(probe, known) for probe in finished.probes]
         told = {"asked": len(asked), "agreed": sum(self._said.get(key, False) for key in asked)}
         return replace(finished, probes=probes, metrics={**finished.metrics, "judged": told})
+
+    def _remember_only(self, judge: Judge) -> None:
+        """Forget what another judge said, and all where it has become much."""
+        whose = judge.url, judge.model
+        if whose != self._whose or len(self._said) + len(self._worded) > _REMEMBERED:
+            self._whose = whose
+            self._said.clear()
+            self._worded.clear()
 
     def _shown(self, rows: Iterable[Correction]) -> set[str]:
         """Ids of what may be shown to the judge."""
@@ -99,7 +120,7 @@ class Judging:
         # Here, and not above: who has no judge does not carry its client.
         from openai import OpenAIError
 
-        gate, failures = asyncio.Semaphore(_AT_ONCE), list[OpenAIError]()
+        gate, failures = asyncio.Semaphore(_AT_ONCE), list[Exception]()
 
         async def one(instruction: str, text: str) -> str | None:
             async with gate:
@@ -107,16 +128,18 @@ class Judging:
                     return None  # nobody waits once more for who does not answer
                 turns: Any = [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
                 try:
-                    said = await client.chat.completions.create(model=judge.model, messages=turns, temperature=0)
-                except OpenAIError as failure:
+                    # The client's own timeout is between two bytes.
+                    async with asyncio.timeout(judge.timeout):
+                        said = await client.chat.completions.create(model=judge.model, messages=turns, temperature=0)
+                    return _content(said)
+                except (OpenAIError, TimeoutError, ValueError, RecursionError) as failure:
                     failures.append(failure)
                     return None
-                return said.choices[0].message.content if said.choices else None
 
         async with client:
             found = await asyncio.gather(*(one(*each) for each in asked))
         if failures:
-            _log.warning("judge.silent", url=judge.url, asked=len(asked), reason=str(failures[0]))
+            _log.warning("judge.silent", url=judge.url, asked=len(asked), reason=_why(failures[0]))
         return found
 
 
@@ -128,7 +151,7 @@ async def judge_problem(judge: Judge) -> str | None:
     try:
         async with client:
             known = [model.id async for model in client.models.list()]
-    except OpenAIError as error:
+    except (OpenAIError, ValueError, AttributeError) as error:
         return f"{judge.url} does not answer ({error}); start it, or correct judge.url and judge.token"
     if judge.model not in known:
         return f"{judge.url} has no model {judge.model!r}; set judge.model to one of {', '.join(known) or 'its models'}"
@@ -145,16 +168,41 @@ def _client(judge: Judge) -> "AsyncOpenAI":
     return AsyncOpenAI(base_url=judge.url, api_key=key, timeout=judge.timeout, max_retries=0, http_client=straight)
 
 
-def _turns(example: Example, answer: str | None) -> list[dict[str, str]]:
-    """The last turn of an example in the words of an answer, which has a JSON list of texts in it."""
-    text = answer or ""
+def _content(said: Any) -> str:
+    """What a reply says; raises ValueError where it is no chat completion, which the client does not look at."""
+    content = getattr(getattr((getattr(said, "choices", None) or [None])[0], "message", None), "content", None)
+    if not isinstance(content, str):
+        raise ValueError("a reply is no chat completion")
+    return content
+
+
+def _why(failure: Exception) -> str:
+    """Why a judge is silent, without what it said: that may be what it was asked."""
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(failure, APIStatusError):
+        return f"it answers with HTTP {failure.status_code}"
+    if isinstance(failure, TimeoutError):
+        return "it does not answer in judge.timeout"
+    return str(failure) if isinstance(failure, APIConnectionError) else "what it answers is no chat completion"
+
+
+def _texts(answer: str, but: str) -> list[str]:
+    """The texts of an answer, which has a JSON list of them in it, but one."""
     try:
-        found = json.loads(text[text.index("[") : text.rindex("]") + 1])
-    except ValueError:
-        found = []
-    own = example.messages[-1]
-    texts = dict.fromkeys(each.strip() for each in found if isinstance(each, str))
-    return [{**own, "content": each} for each in texts if each and each != own["content"]]
+        found = json.loads(answer[answer.index("[") : answer.rindex("]") + 1])
+    except (ValueError, RecursionError):
+        return []
+    texts = dict.fromkeys(each.strip() for each in found if isinstance(each, str) and is_unicode(each))
+    return [each for each in texts if each and each != but]
+
+
+def _saying(example: Example, texts: Iterable[str]) -> Iterator[Example]:
+    """An example with other words in its last turn."""
+    *earlier, last = example.messages
+    for number, text in enumerate(texts):
+        turns = [*earlier, {**last, "content": text}]
+        yield replace(example, id=f"{example.id}~said{number}", messages=turns, group=Group.REWORDING)
 
 
 def _open(probe: Probe, known: Mapping[str, Example]) -> Collection[tuple[str, str, str]]:

@@ -1,5 +1,6 @@
 """A run from its claim to its end: promoted, satisfied, rejected, failed, set aside."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 from daemon.domain import Run, RunState, TraitKey
 from daemon.errors import BaseModelUnusable, TrainerFailed
 from daemon.learning.turns import backoff, next_run, ready_in
-from daemon.training.engine.job import Group, Recipe
+from daemon.training.engine.job import Group, Job, Recipe
 from tests.integration.learning_support import School, a_school
 from tests.integration.store_support import ADA, execute, planned, speaks, where, write
 
@@ -134,12 +135,29 @@ async def test_a_rejection_names_who_is_likely_to_blame(school: School) -> None:
     assert not school.staged()
 
 
-async def test_a_verdict_stands_where_nobody_can_be_found_to_blame(school: School) -> None:
+@pytest.mark.parametrize("failure", [TrainerFailed("The trainer died."), OSError(28, "No space left on device")])
+async def test_a_verdict_stands_where_nobody_can_be_found_to_blame(school: School, failure: Exception) -> None:
     write(school.path, "one", "two", "three")
-    school.trainer.breaks, school.trainer.failures = {"two"}, [None, None, TrainerFailed("The trainer died.")]
+    school.trainer.breaks, school.trainer.failures = {"two"}, [None, None, failure]
     run = await school.learn()
     assert run.state is RunState.REJECTED and "suspects" not in run.evidence
     assert set(where(school.path).values()) == {"pending"} and not school.staged()
+
+
+async def test_a_verdict_is_kept_before_anybody_is_looked_for_to_blame(school: School) -> None:
+    write(school.path, "one", "two", "three")
+    school.trainer.breaks = {"two"}
+
+    async def stop(job: Job) -> None:
+        if "-without-" in job.out:
+            raise asyncio.CancelledError
+        school.trainer.meanwhile = stop
+
+    school.trainer.meanwhile = stop
+    with pytest.raises(asyncio.CancelledError):
+        await school.learn()
+    assert await school.state() is RunState.REJECTED and not school.staged()
+    assert set(where(school.path).values()) == {"pending"}
 
 
 async def test_critical_probes_are_asked_and_never_learnt(school: School) -> None:

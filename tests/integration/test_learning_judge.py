@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,10 +26,18 @@ class Model:
     url: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
     fails: bool = False
+    raw: bytes | None = None
+    """Sent as it is, instead of what it says."""
+    trickles: bool = False
+    """It sends the beginning of an answer, and then a blank again and again."""
+    words: str | None = None
+    """What it says where it is to say something in other words."""
 
     def say(self, asked: dict[str, Any]) -> str:
         self.seen.append(asked)
         instruction, text = (turn["content"] for turn in asked["messages"])
+        if "JSON list" in instruction and self.words is not None:
+            return self.words
         if "JSON list" in instruction:
             return "Here you are: " + json.dumps([text, f"Please: {text}", f"{text} Tell me."])
         first, second = (part.partition(": ")[2] for part in text.split("\n\n")[1:])
@@ -53,12 +63,16 @@ def model() -> Iterator[Model]:
                 "model": asked["model"],
                 "choices": [choice],
             }
-            body = json.dumps(answer).encode()
+            body = made.raw or json.dumps(answer).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if body.startswith(b"<") else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):
+                while made.trickles:
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -114,6 +128,62 @@ async def test_a_judge_that_does_not_answer_holds_nothing_up(school: School, mod
     assert silent and silent[0]["asked"] == 2 and "400" in silent[0]["reason"]
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"<html>Sign in</html>",
+        b"{",
+        b'{"choices": []}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": ["no text"]}}]}',
+        b"[" * 100_000,
+    ],
+)
+async def test_a_reply_that_is_none_holds_nothing_up(school: School, model: Model, raw: bytes) -> None:
+    write(school.path, "one", "two")
+    model.raw = raw
+    with capture_logs() as logs:
+        assert (await school.learn()).state is RunState.PROMOTED
+    silent = [log for log in logs if log["event"] == "judge.silent"]
+    assert silent and silent[0]["reason"] == "what it answers is no chat completion"
+
+
+async def test_a_reply_that_never_ends_holds_nothing_up(school: School, model: Model) -> None:
+    write(school.path, "one", "two")
+    model.trickles = True
+    school.configure(PERSONA_JUDGE__URL=model.url, PERSONA_JUDGE__MODEL="judge-1", PERSONA_JUDGE__TIMEOUT="1s")
+    try:
+        with capture_logs() as logs:
+            assert (await school.learn()).state is RunState.PROMOTED
+    finally:
+        model.trickles = False
+    assert {log["reason"] for log in logs if log["event"] == "judge.silent"} == {"it does not answer in judge.timeout"}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"), [("[" * 100_000 + "]", []), ('["\\ud83d", 7, "one?", ""]', ["one?"]), ("No.", [])]
+)
+async def test_other_words_that_are_none_are_not_asked(
+    school: School, model: Model, words: str, asked: list[str]
+) -> None:
+    write(school.path, "one", "two")
+    model.words = words
+    assert (await school.learn()).state is RunState.PROMOTED
+    examples = school.trainer.jobs[0].examples
+    assert [one.messages[-1]["content"] for one in examples if one.group is Group.REWORDING] == 2 * asked
+
+
+async def test_another_judge_is_asked_anew_and_the_same_one_is_not(school: School, model: Model) -> None:
+    write(school.path, "one", "two")
+    school.trainer.outcome, school.trainer.says = "worse", dict.fromkeys(("one", "two"), "No.")
+    await school.learn()
+    seen = len(model.seen)
+    assert len({json.dumps(asked) for asked in model.seen}) == seen, "the second try asks nothing that was asked"
+    school.configure(PERSONA_JUDGE__URL=model.url, PERSONA_JUDGE__MODEL="judge-2")
+    await school.learn()
+    assert len(model.seen) == 2 * seen
+
+
 async def test_invariant_8_what_may_be_sensitive_is_shown_to_no_other_machine(school: School, model: Model) -> None:
     write(school.path, "one", is_sensitive=0)
     write(school.path, "two", is_sensitive=1)
@@ -122,9 +192,7 @@ async def test_invariant_8_what_may_be_sensitive_is_shown_to_no_other_machine(sc
     school.configure(PERSONA_JUDGE__URL=model.url.replace("127.0.0.1", "0.0.0.0"), PERSONA_JUDGE__MODEL="judge-1")
     school.trainer.outcome, school.trainer.says = "worse", dict.fromkeys(("one", "two", "three"), "No.")
     await school.learn()
-    assert len(model.seen) == 2, (
-        "one of each attempt, for none of the answers is shown, which may recite what is sensitive"
-    )
+    assert len(model.seen) == 1, "none of the answers is shown, which may recite what is sensitive"
     shown = {turn["content"] for asked in model.seen for turn in asked["messages"] if turn["role"] == "user"}
     assert any("What is one?" in text for text in shown)
     assert not any("two" in text.casefold() or "three" in text.casefold() for text in shown)
