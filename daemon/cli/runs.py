@@ -16,7 +16,7 @@ from daemon.cli.options import (
     load_config,
     noun,
 )
-from daemon.cli.showing import ago, print_json, run_document, say, short
+from daemon.cli.showing import ago, count, print_json, run_document, say, short
 from daemon.cli.tables import Table
 from daemon.errors import PersonaError
 
@@ -59,14 +59,16 @@ def show(run: RunArgument, config: ConfigOption = None, json: JsonOption = False
 
 @app.command()
 def cancel(run: RunArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """End a run; its corrections go back to pending."""
+    """End a run; its corrections go back to pending, and what a transfer or a merge brought along is set aside."""
     from daemon.cli.asking import ask
 
     result = asyncio.run(ask(load_config(config), "cancel", {"run": run}))
     if json:
         print_json(result)
     else:
-        say(f"Run {short(result['run'])} is cancelled; its corrections are pending again.")
+        back, aside = count(result["pending"], "correction"), count(result["quarantined"], "correction")
+        what = f"{aside} that it brought along set aside" if result["quarantined"] else f"{back} pending again"
+        say(f"Run {short(result['run'])} is cancelled; {what}.")
 
 
 async def _latest(config: "Config", persona: str | None, trait: str | None, limit: int) -> "list[Run]":

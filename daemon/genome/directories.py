@@ -138,8 +138,12 @@ class LayerDirectories:
 
     def taught(self, path: str) -> list[str]:
         """Ids of all the corrections that a layer's data was made of, by its manifest; none where it says nothing."""
-        manifest = _told(self.root / path)
+        manifest = self.told(path)
         return manifest.taught if manifest else []
+
+    def told(self, path: str) -> Manifest | None:
+        """The manifest of a layer, whatever its files are like; None where it cannot be read."""
+        return _told(self.root / path)
 
     def find(self, persona: str, trait: str, version: int) -> str | None:
         """The directory of one version relative to the root, if there is one; of several, the one made last."""

@@ -44,6 +44,8 @@ class Manifest(BaseModel):
     """Ids of earlier corrections and of affirmations that it was trained to keep."""
     superseded: list[str] = []
     """Ids of corrections, of batch and history, that later ones of the same context replaced in its data."""
+    unusable: list[str] = []
+    """Ids of earlier corrections that could not be trained on over its base."""
     sources: list[str] = []
     """Names of the layers that it was made of, where it was not trained."""
     metrics: dict[str, Any] = {}
@@ -60,6 +62,11 @@ class Manifest(BaseModel):
     def taught(self) -> list[str]:
         """Ids of all the corrections that its data was made of."""
         return [*self.learnt, *self.rehearsed, *self.superseded]
+
+    @property
+    def known(self) -> set[str]:
+        """Ids of all that it need not be taught any more: what it was taught, and what it cannot be."""
+        return {*self.taught, *self.unusable}
 
     @staticmethod
     def parse(text: str | bytes) -> "Manifest":

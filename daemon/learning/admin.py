@@ -101,11 +101,16 @@ class Admin:
             )
         if not run.state.live:
             raise RequestRefused(f"Run {run.id} is {run.state} already.")
-        await self.store.runs.cancel(run, f"cancelled by {request.requested_by or 'an admin'}", self.clock())
+        reason = f"cancelled by {request.requested_by or 'an admin'}"
+        aside = await self.store.runs.cancel(run, reason, self.clock())
         self.abort(run.id)
         await candidate.retract(self.store, self.layers, run)
-        _log.info("run.cancelled", persona=run.key.persona, trait=run.key.trait, run=run.id)
-        return {"run": run.id}
+        log = _log.bind(persona=run.key.persona, trait=run.key.trait, run=run.id)
+        log.info("run.cancelled")
+        if aside:
+            log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"not learnt: {reason}")
+        back = sum(row.quarantined is None for row in await self.store.corrections.claimed_by(run.id))
+        return {"run": run.id, "pending": back, "quarantined": len(aside)}
 
     async def _rollback(self, request: AdminRequest) -> Result:
         key = _key(request.args)

@@ -10,8 +10,8 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import MADE, Correction, Kind, Layer, Purpose, Run
-from daemon.errors import LayerError, TrainerFailed
+from daemon.domain import MADE, Correction, Kind, Layer, Purpose, Run, RunState
+from daemon.errors import LayerError, ProbesUnreadable, TrainerFailed
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.learning import candidate, dataset
@@ -40,6 +40,20 @@ class Attempt:
     """The job has it only where it can be compared with: a broken or a stale one is replaced all the same."""
     compared: int
     job: Job
+
+    def lost(self) -> list[str]:
+        """What a relearning was to bring back to the layer that speaks; nothing where no layer speaks on this base."""
+        if self.run.purpose is not Purpose.RELEARN or (self.incumbent and not self.job.incumbent):
+            return []
+        return [example.id for example in self.data.examples if example.group is Group.BATCH]
+
+    def require_probes(self, unusable: Mapping[str, str]) -> None:
+        """Raise ProbesUnreadable where a critical probe could not be asked: without it, nothing is let pass."""
+        for example in self.job.examples:
+            if example.group is Group.CRITICAL and example.id in unusable:
+                line, file = example.id.rpartition("-")[2], self.settings.gate.critical
+                why = unusable[example.id]
+                raise ProbesUnreadable(f"Line {line} of the critical probes {file} cannot be asked: {why}.")
 
     @property
     def may_try_again(self) -> bool:
@@ -71,7 +85,7 @@ class Attempts:
         genome = await self.store.genomes.get(run.key.persona)
         expression = genome.traits.get(run.key.trait)
         if expression and expression.pinned:
-            await self.store.runs.cancel(run, "the trait was pinned", self.clock(), held_back=False)
+            await self._cancel(run, "the trait was pinned", log, held_back=False)
             return None
         held = await self.store.corrections.claimed_by(run.id)
         # What an earlier attempt set aside is held no more.
@@ -80,7 +94,7 @@ class Attempts:
         learnt = [row for row in await self.store.corrections.learnt(run.key) if row.id not in unread]
         incumbent = genome.layer(run.key.trait)
         usable = await self._usable(incumbent, settings, log) if incumbent else None
-        known = await self._known(run, claimed, incumbent, usable)
+        known = await self._known(run, claimed, learnt, incumbent, usable)
         data = dataset.build(claimed, learnt, settings.system_prompt, known)
         if not await self.set_aside(run, data, data.broken, log):
             return None
@@ -94,6 +108,10 @@ class Attempts:
 
     async def judged(self, attempt: Attempt, finished: Finished) -> Finished:
         """What a trainer found, with what a judge says of the answers that differ from what is expected."""
+        # What is not trained is not asked in a judge's words either: those have ids of their own.
+        gone = {*finished.superseded, *finished.unusable}
+        probes = [one for one in finished.probes if one.group is not Group.REWORDING or one.correction not in gone]
+        finished = replace(finished, probes=probes)
         rows = [*attempt.claimed, *attempt.learnt]
         return await self.judging.judged(finished, rows, attempt.data.examples)
 
@@ -115,18 +133,38 @@ class Attempts:
             return True  # what was learnt once is held by no run
         why = "nothing of the batch can be learnt from" if held or reasons else "there is nothing to learn again"
         # Nothing new comes of asking for the same again.
-        await self.store.runs.cancel(run, why, self.clock(), held_back=run.purpose is not Purpose.LEARN)
+        await self._cancel(run, why, log, held_back=run.purpose is not Purpose.LEARN)
         return False
 
+    async def _cancel(self, run: Run, why: str, log: structlog.stdlib.BoundLogger, *, held_back: bool) -> None:
+        aside = await self.store.runs.cancel(run, why, self.clock(), held_back=held_back)
+        if aside:
+            log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"not learnt: {why}")
+
     async def _known(
-        self, run: Run, claimed: Sequence[Correction], incumbent: Layer | None, usable: candidate.Incumbent | None
+        self,
+        run: Run,
+        claimed: Sequence[Correction],
+        learnt: Sequence[Correction],
+        incumbent: Layer | None,
+        usable: candidate.Incumbent | None,
     ) -> set[str]:
         """What of all that was learnt need not be learnt again: the layer that speaks was taught it, or answers it."""
+        if run.purpose is Purpose.LEARN and await self._was_refused(run, incumbent):
+            return {row.id for row in learnt}  # rehearsed, and asked of no batch that came later
         if incumbent and usable is None:
             return set()  # it speaks no more
         if run.purpose in MADE and not claimed:
             return set()  # whatever is made has to answer all that is here already
-        return {*(usable.manifest.taught if usable else ())} | await self.store.corrections.satisfied(run.key)
+        return {*(usable.manifest.known if usable else ())} | await self.store.genomes.satisfied(run.key, incumbent)
+
+    async def _was_refused(self, run: Run, incumbent: Layer | None) -> bool:
+        """Whether what the layer that speaks has lost could not be learnt again."""
+        last = await self.store.runs.last_ended(run.key, Purpose.RELEARN)
+        since = incumbent.version if incumbent else 0
+        if last is None or last.version <= since or last.settings_hash != run.settings_hash:
+            return False
+        return last.state in (RunState.REJECTED, RunState.FAILED)
 
     async def _usable(
         self, layer: Layer, settings: Resolved, log: structlog.stdlib.BoundLogger

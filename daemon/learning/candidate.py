@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from daemon.domain import Layer, Purpose, Run, RunState
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.genome.manifest import Manifest
+from daemon.learning.dataset import Dataset
 from daemon.store.store import Store
 from daemon.training.engine.job import Example, Finished, Group, Job, Recipe
 
@@ -68,12 +69,7 @@ def job(
 
 
 def manifest(
-    run: Run,
-    job: Job,
-    replaces: Layer | None,
-    fingerprint: str,
-    finished: Finished,
-    superseded: Iterable[str] = (),
+    run: Run, job: Job, replaces: Layer | None, fingerprint: str, finished: Finished, data: Dataset
 ) -> Manifest:
     """What the candidate's directory says of it; the layer it replaces need not be one that the job could load."""
     left_out = {*finished.unusable, *finished.superseded}
@@ -94,7 +90,11 @@ def manifest(
         dataset_hash=hashlib.sha256(examples.encode()).hexdigest(),
         learnt=[example.id for example in used if example.group is Group.BATCH],
         rehearsed=[example.id for example in used if example.group in (Group.HISTORY, Group.AFFIRMATION)],
-        superseded=list(superseded),
+        superseded=[*{**data.superseded, **finished.superseded}],
+        # Of the batch it is set aside; of what was learnt before the layer says that it could not be taught.
+        unusable=sorted(
+            {*data.broken, *(one.id for one in job.examples if one.id in finished.unusable)} - {*data.claimed}
+        ),
         sources=[str(each["name"]) for each in run.task.get("layers", ())] if job.blend else [],
         metrics=dict(finished.metrics),
         created_at=datetime.now(UTC),

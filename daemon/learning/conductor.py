@@ -99,7 +99,14 @@ class Conductor:
         attempt = await attempts.prepare(run, log)
         if attempt is None:
             return
-        finished, fingerprint = await trained(self.trainer, attempt.job, partial(self.on_progress, run), log)
+        try:
+            finished, fingerprint = await trained(self.trainer, attempt.job, partial(self.on_progress, run), log)
+        except TrainerFailed as failure:
+            if attempt.job.blend is None or failure.retry or failure.blameless:
+                raise
+            await self._once_more(run, attempt, str(failure), {"decision": Decision.REJECT}, log)
+            return
+        attempt.require_probes(finished.unusable)
         if finished.unusable and not await attempts.set_aside(run, attempt.data, finished.unusable, log):
             return
         if in_the_way := attempt.data.in_the_way(finished.unusable):
@@ -117,16 +124,15 @@ class Conductor:
         evidence = {**verdict.evidence(finished.probes, finished.metrics), **replaced}
         log.info("run.evaluated", decision=verdict.decision, reason=verdict.reason)
         if verdict.decision is Decision.REJECT and attempt.may_try_again:
-            await self._once_more(run, attempt, verdict, evidence, log)
+            await self._once_more(run, attempt, verdict.reason, evidence, log)
             return
         if verdict.decision is Decision.PROMOTE:
-            superseded = attempt.data.superseded | finished.superseded
-            manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished, superseded)
+            manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished, attempt.data)
             published = await _to_the_end(asyncio.to_thread(self.layers.publish, Path(attempt.job.out), manifest))
             run = await self.store.runs.promoting(run, published.path, evidence)
             await _to_the_end(self._promote(run, log))
         else:
-            await _to_the_end(self._settle(run, verdict, evidence, log))
+            await _to_the_end(self._settle(run, attempt, verdict, evidence, log))
             await candidate.retract(self.store, self.layers, run)
             # The verdict is kept by now: the search takes trainings, and nothing is lost when it is cut short.
             if verdict.decision is Decision.REJECT and (found := await self._suspects(attempt, finished, log)):
@@ -134,19 +140,14 @@ class Conductor:
         self.layers.discard(run.id)
 
     async def _once_more(
-        self,
-        run: Run,
-        attempt: Attempt,
-        verdict: Verdict,
-        evidence: dict[str, object],
-        log: structlog.stdlib.BoundLogger,
+        self, run: Run, attempt: Attempt, why: str, evidence: dict[str, object], log: structlog.stdlib.BoundLogger
     ) -> None:
         """Back to planned after a first rejection, to be trained with more care; the evidence says that it was."""
         more_care = "It is trained once more, held by more anchors, at a lower rate"
         evidence["blended"] = attempt.job.blend is not None
         again = "It is learnt from the corrections instead" if attempt.job.blend else more_care
-        reason = f"{verdict.reason} {again}"
-        log.info("run.rejected_once", reason=verdict.reason)
+        reason = f"{why} {again}"
+        log.info("run.rejected_once", reason=why)
         await _to_the_end(self.store.runs.retry(run, reason, self.clock(), failed=False, evidence=evidence))
         self.layers.discard_candidates(run.id)
 
@@ -201,7 +202,12 @@ class Conductor:
         log.info("genome.revised", revision=promoted.revision, version=run.version, layer=promoted.layer.path)
 
     async def _settle(
-        self, run: Run, verdict: Verdict, evidence: dict[str, object], log: structlog.stdlib.BoundLogger
+        self,
+        run: Run,
+        attempt: Attempt,
+        verdict: Verdict,
+        evidence: dict[str, object],
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         """End a run that leads to no layer."""
         if verdict.decision is Decision.SATISFIED:
@@ -209,11 +215,10 @@ class Conductor:
             log.info("run.satisfied", reason=verdict.reason)
             log.info("corrections.used", corrections=used)
             return
-        worn = await self.store.runs.reject(run, evidence, verdict.reason, self.clock())
+        aside = await self.store.runs.reject(run, evidence, verdict.reason, self.clock(), attempt.lost())
         log.warning("run.rejected", reason=verdict.reason)
-        if worn:
-            reason = f"rejected: {verdict.reason}"
-            log.warning("corrections.quarantined", corrections=len(worn), ids=worn, reason=reason)
+        for reason, ids in aside.items():
+            log.warning("corrections.quarantined", corrections=len(ids), ids=ids, reason=reason)
 
     async def _again(self, run: Run, reason: str) -> None:
         """Back to planned, through nobody's fault."""
@@ -248,7 +253,8 @@ class Conductor:
             self.layers.discard(run.id)
             await candidate.retract(self.store, self.layers, current)
             log.error("run.failed", reason=reason, failures=run.failures + 1)
-            log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
+            if aside:
+                log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
             return
         await self.store.runs.retry(current, reason, self.clock() + wait, failed=counts)
         await candidate.retract(self.store, self.layers, current)

@@ -46,7 +46,8 @@ def critical_probes(file: str, system_prompt: str) -> Sequence[Example]:
     if not file:
         return []
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        # A line of JSON ends at a line feed, and nowhere else: its texts may hold what is the end of a line to Unicode.
+        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ProbesUnreadable(f"The critical probes {file} cannot be read: {why}; mend gate.critical.") from error

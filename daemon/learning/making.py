@@ -123,6 +123,9 @@ class Making:
                 layer = next((one for one in every if one.version == version), None)
                 if layer is None:
                     raise RequestRefused(f"{key} has no version {version}; see: persona genome show {key.persona}")
+                if layer.state == "rolled-back":
+                    again = f"persona genome pin {key.persona} {key.trait} {version}"
+                    raise RequestRefused(f"{key} version {version} was rolled back; to take it back: {again}")
             taught = await self._taught(key, layer)
             if not taught:
                 raise RequestRefused(f"{key} has learnt nothing yet; see: persona genome show {key.persona}")

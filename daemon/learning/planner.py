@@ -13,7 +13,6 @@ from daemon.genome.directories import LayerDirectories
 from daemon.learning.hindrance import hindrance
 from daemon.learning.relearning import Relearning
 from daemon.learning.triggers import Circumstances, Due, decide
-from daemon.store.plans import NAMELESS
 from daemon.store.store import Store
 
 _log = structlog.get_logger()
@@ -152,9 +151,9 @@ class Planner:
         return self.config().persona(key.persona, key.trait).triggers.cron in wishes.cron
 
     async def _claim(self, key: TraitKey, why: str) -> list[Run]:
-        if aside := await self.store.plans.refuse_nameless(key):
-            fields = {"persona": key.persona, "trait": key.trait, "corrections": len(aside), "ids": aside}
-            _log.warning("corrections.quarantined", **fields, reason=NAMELESS)
+        for reason, ids in (await self.store.plans.refuse_misnamed(key)).items():
+            fields = {"persona": key.persona, "trait": key.trait, "corrections": len(ids), "ids": ids}
+            _log.warning("corrections.quarantined", **fields, reason=reason)
         settings = self.config().persona(key.persona, key.trait)
         run = await self.store.plans.learn(key, why, settings.settings_hash, self.clock())
         return self._announced(run, settings)

@@ -9,10 +9,11 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Config
-from daemon.domain import Genome, Intent, Layer, Purpose, TraitKey
-from daemon.errors import BaseModelUnusable, LayerError
+from daemon.domain import Genome, Intent, Kind, Layer, Purpose, TraitKey
+from daemon.errors import BaseModelUnusable
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
+from daemon.genome.manifest import Manifest
 from daemon.learning.hindrance import hindrance
 from daemon.store.store import Store
 
@@ -37,6 +38,9 @@ class Relearning:
     _whole: dict[TraitKey, str | None] = field(default_factory=dict)
     """Traits that were seen to have lost nothing, and with which layer: a history is compared once."""
 
+    _told: set[str] = field(default_factory=set)
+    """Layers of which it was said already that they cannot be read."""
+
     def suspect(self, key: TraitKey) -> None:
         """Compare a trait's history once more: some of it came back."""
         self._whole.pop(key, None)
@@ -58,7 +62,7 @@ class Relearning:
                     continue
                 if settings.base_model not in bases:
                     bases[settings.base_model] = await self._identity(settings.base_model, hurried)
-                why = await self._lost(key, genome, bases[settings.base_model])
+                why = await self._lost(key, genome, bases[settings.base_model], asked(key))
                 if why is None:
                     continue
                 about, task = why
@@ -72,33 +76,36 @@ class Relearning:
                         )
         return found
 
-    async def _lost(self, key: TraitKey, genome: Genome, base: str | None) -> tuple[str, str] | None:
+    async def _lost(self, key: TraitKey, genome: Genome, base: str | None, asked: bool) -> tuple[str, str] | None:
         """What a trait has lost, as a sentence and as one word; None where it has lost nothing, or nobody knows yet."""
         layer = genome.layer(key.trait)
-        if layer and base is not None and await asyncio.to_thread(self._identity_of, layer, base) != base:
+        manifest = await asyncio.to_thread(self.layers.told, layer.path) if layer else None
+        if layer and not manifest and not asked:
+            self._unread(layer)
+            return None
+        if layer and base is not None and _base_of(layer, manifest, base) != base:
             why = f"the base model was changed: version {layer.version} is of another one, and serves no more"
             return why, base
         now = layer.id if layer else None
         if key in self._whole and self._whole[key] == now:
             return None
-        known = {*(await asyncio.to_thread(self.layers.taught, layer.path) if layer else ())}
-        known |= await self.store.corrections.satisfied(key)
-        lost = [row.id for row in await self.store.corrections.learnt(key) if row.id not in known]
-        if not lost:
+        known = {*(manifest.known if manifest else ())} | await self.store.genomes.satisfied(key, layer)
+        rows = [row for row in await self.store.corrections.learnt(key) if row.id not in known]
+        lost = [row.id for row in rows]
+        # Affirmations alone are no batch: they wait for one.
+        if not any(row.kind is Kind.CORRECTION for row in rows):
             self._whole[key] = now
             return None
         speaks = f"version {layer.version}" if layer else "the base model"
         ids = hashlib.sha256("\n".join(lost).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         return f"{len(lost)} of the corrections learnt once are unknown to {speaks}, which speaks now", ids
 
-    def _identity_of(self, layer: Layer, base: str) -> str:
-        """The base that a layer is of, as `base` names one: by its fingerprint, or as a model of the hub."""
-        if not base.startswith(_HUB):
-            return layer.base_fingerprint
-        try:
-            return _HUB + self.layers.verify(layer.path).base_model
-        except LayerError:
-            return base  # a broken layer is another matter
+    def _unread(self, layer: Layer) -> None:
+        """Say once of a layer that its manifest cannot be read: its disk may be away, and come back."""
+        if layer.id not in self._told:
+            self._told.add(layer.id)
+            reason = f"its manifest cannot be read; restore it, or have it learnt anew: {_train(layer.key)}"
+            _log.error("layer.broken", layer=layer.path, version=layer.version, reason=reason)
 
     async def _identity(self, base_model: str, hurried: bool) -> str | None:
         """The fingerprint of a folder as it is now, None while it is worked out; of a model of the hub its name."""
@@ -108,6 +115,17 @@ class Relearning:
             return task.result()
         self._hashing[base_model], self.again_in = task, _AGAIN_S
         return None
+
+
+def _base_of(layer: Layer, manifest: Manifest | None, base: str) -> str:
+    """The base that a layer is of, as `base` names one: by its fingerprint, or as a model of the hub."""
+    if not base.startswith(_HUB):
+        return layer.base_fingerprint
+    return _HUB + manifest.base_model if manifest else base
+
+
+def _train(key: TraitKey) -> str:
+    return f"persona train --persona {key.persona} --trait {key.trait}"
 
 
 def _of(base_model: str) -> str | None:

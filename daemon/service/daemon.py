@@ -97,7 +97,8 @@ class Daemon:
                 aside = await self.store.runs.fail(run, reason, now)
                 self.conductor.layers.discard(run.id)
                 log.error("run.failed", reason=reason)
-                log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
+                if aside:
+                    log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
             else:
                 await self.store.runs.retry(run, "interrupted", now, failed=True)
                 log.info("run.recovered", state=run.state, attempt=run.attempt + 1)

@@ -157,17 +157,6 @@ class Corrections:
         statement = select(*correction_columns()).where(of(key), is_learnt()).order_by(*_ARRIVAL)
         return await self._corrections(statement)
 
-    async def satisfied(self, key: TraitKey) -> set[str]:
-        """Ids of what is used because it was answered already: no layer was taught it."""
-        statement = (
-            select(RC.c.correction_id)
-            .join(R, R.c.id == RC.c.run_id)
-            .where(R.c.persona_id == key.persona, R.c.trait_type == key.trait)
-            .where(R.c.state == RunState.SATISFIED, RC.c.outcome == "used")
-        )
-        async with self._database.read() as connection:
-            return set((await connection.execute(statement)).scalars())
-
     async def find(
         self, persona: str | None = None, trait: str | None = None, state: str | None = None, limit: int = 1000
     ) -> list[Correction]:

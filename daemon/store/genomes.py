@@ -130,6 +130,12 @@ class Genomes:
             _require_unmoved(genome, run.compared)
             return await use(connection, run)
 
+    async def satisfied(self, key: TraitKey, layer: Layer | None) -> set[str]:
+        """What is used because the base, or a layer that this one comes from, answered it: no layer was taught it."""
+        async with self._database.read() as connection:
+            spoke = {None, *(one.id for one in await lineage.lineage(connection, layer))}
+            return {row for row, by in (await lineage.satisfied(connection, key)).items() if by in spoke}
+
     async def rollback(
         self, key: TraitKey, to: int | None, actor: str, now: float, taught: lineage.Taught = _NOTHING_MORE
     ) -> RolledBack:

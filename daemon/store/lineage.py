@@ -26,6 +26,8 @@ Taught = Mapping[str, Collection[str]]
 """By a layer's id, every correction that its data was made of: batch, rehearsal, and what those superseded."""
 _UNDONE = "rolled back with v"
 """How the reason begins for which a rollback quarantines rows."""
+NOT_AGAIN = "not learnt again: "
+"""How it begins for what was released after that, and refused when it was to be learnt again."""
 
 
 def undone_with(version: int) -> str:
@@ -68,8 +70,8 @@ async def learnt_by(connection: AsyncConnection, layer: Layer) -> list[str]:
     return list((await connection.execute(statement)).scalars())
 
 
-async def satisfied_by(connection: AsyncConnection, key: TraitKey, layer: Layer | None) -> list[str]:
-    """What was recorded as answered already while a layer, or the base, spoke: nobody does once that is undone."""
+async def satisfied(connection: AsyncConnection, key: TraitKey) -> dict[str, str | None]:
+    """What was recorded as answered already, by which layer that spoke then; None is the base."""
     # Each event of a trait names what speaks from its revision on.
     spoke = (
         select(E.c.layer_id)
@@ -79,17 +81,22 @@ async def satisfied_by(connection: AsyncConnection, key: TraitKey, layer: Layer 
         .scalar_subquery()
     )
     statement = (
-        select(RC.c.correction_id)
+        select(RC.c.correction_id, spoke.label("layer_id"))
         .join(R, R.c.id == RC.c.run_id)
         .where(
             R.c.persona_id == key.persona,
             R.c.trait_type == key.trait,
             R.c.state == RunState.SATISFIED,
-            spoke == layer.id if layer else spoke.is_(None),
             RC.c.outcome == "used",
         )
     )
-    return list((await connection.execute(statement)).scalars())
+    return {row.correction_id: row.layer_id for row in await connection.execute(statement)}
+
+
+async def satisfied_by(connection: AsyncConnection, key: TraitKey, layer: Layer | None) -> list[str]:
+    """What was recorded as answered already while a layer, or the base, spoke: nobody does once that is undone."""
+    by = layer.id if layer else None
+    return [row for row, spoke in (await satisfied(connection, key)).items() if spoke == by]
 
 
 async def answered_by(connection: AsyncConnection, layer: Layer) -> list[str]:
@@ -119,7 +126,7 @@ async def _known_to(connection: AsyncConnection, layer: Layer, taught: Taught) -
 async def take_back(connection: AsyncConnection, layers: Sequence[Layer]) -> list[str]:
     """Release what was set aside because these layers were undone, and nothing else; the ids."""
     rows = [row for layer in layers for row in await answered_by(connection, layer)]
-    back = await release(connection, rows, _UNDONE)
+    back = [*await release(connection, rows, _UNDONE), *await release(connection, rows, NOT_AGAIN)]
     for layer in layers:
         back += await release_all(connection, layer.key, undone_with(layer.version))
     return back

@@ -1,6 +1,7 @@
 """Statements that plan runs: what a run claims, what it is for, and what it is made of, in one transaction each."""
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 
@@ -16,12 +17,15 @@ from daemon.store.corrections import is_learnt, pending, quarantine, release, th
 from daemon.store.corrections import of as of_trait
 from daemon.store.database import Database
 from daemon.store.failures import refusal
+from daemon.store.lineage import NOT_AGAIN
 from daemon.store.runs import get, of
 from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
 
 C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
 
 NAMELESS = "id is not valid UTF-8; insert it again without one"
+TAKEN = "id is one that the gate gives to questions of its own; insert it again without one"
+_TAKEN = re.compile(r"(anchor|critical)-\d+|.+~(said)?\d+", re.DOTALL)
 _ROLES = {Kind.CORRECTION: "train", Kind.AFFIRMATION: "affirm"}
 _COPIES = uuid.UUID("6f0d1c5e-52f1-4b7e-9d3b-7a1f0c9e4d11")
 """The name space of the ids of copied corrections."""
@@ -39,8 +43,8 @@ class Plans:
             if await _lives(connection, key):
                 return None
             found = (await connection.execute(select(C.c.id, C.c.kind).where(pending(key)))).all()
-            # One that came since `refuse_nameless` waits for the next look.
-            waiting = {row.id: Kind(row.kind) for row in found if rows.is_unicode(row.id)}
+            # One that came since `refuse_misnamed` waits for the next look.
+            waiting = {row.id: Kind(row.kind) for row in found if _misnamed(row.id) is None}
             if Kind.CORRECTION not in waiting.values():
                 return None
             run = await _planned(connection, key, Intent(because, settings_hash), now)
@@ -85,19 +89,29 @@ class Plans:
                 raise RequestRefused(f"{key} cannot be taught: {refusal(error)}") from error
             ids = [str(copy["id"]) for copy in copies]
             # What an earlier run like this could not teach is tried again; what anybody undid stays undone.
-            for reason in ("rejected: ", "failed: ", "not learnt: "):
+            for reason in ("rejected: ", "failed: ", "not learnt: ", NOT_AGAIN):
                 await release(connection, ids, reason)
             found = await connection.execute(select(C.c.id, C.c.kind).where(pending(key), C.c.id.in_(these(ids))))
             run = await _planned(connection, key, intent, now)
             await _claim(connection, run, {row.id: Kind(row.kind) for row in found})
             return run
 
-    async def refuse_nameless(self, key: TraitKey) -> list[str]:
-        """Quarantine what of a trait has an id that no run can name, for the reason NAMELESS; their ids, escaped."""
+    async def refuse_misnamed(self, key: TraitKey) -> dict[str, list[str]]:
+        """Quarantine what of a trait has an id that no run can name; by reason, their ids, escaped."""
         async with self._database.write() as connection:
             found = (await connection.execute(select(C.c.id).where(pending(key)))).scalars()
-            aside = dict.fromkeys((name for name in found if not rows.is_unicode(name)), NAMELESS)
-            return [rows.printable(name) for name in await quarantine(connection, aside)]
+            aside = {name: why for name in found if (why := _misnamed(name))}
+            done: dict[str, list[str]] = {}
+            for name in await quarantine(connection, aside):
+                done.setdefault(aside[name], []).append(rows.printable(name))
+            return done
+
+
+def _misnamed(name: str) -> str | None:
+    """Why a run cannot hold a row of this name."""
+    if not rows.is_unicode(name):
+        return NAMELESS
+    return TAKEN if _TAKEN.fullmatch(name) else None
 
 
 def of_row(row: Mapping[str, object]) -> TraitKey:

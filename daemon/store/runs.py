@@ -11,6 +11,7 @@ from daemon.errors import ClaimLost
 from daemon.store import rows
 from daemon.store.corrections import quarantine
 from daemon.store.database import Database
+from daemon.store.lineage import NOT_AGAIN
 from daemon.store.tables import RunCorrection, TrainingCorrection, TrainingRun, table
 
 C, RC, R = table(TrainingCorrection), table(RunCorrection), table(TrainingRun)
@@ -63,8 +64,13 @@ class Runs:
             await move(connection, run, RunState.PROMOTING, RunState.PROMOTING, compared_revision=compared)
             return await get(connection, run.id)
 
-    async def reject(self, run: Run, evidence: Mapping[str, Any], reason: str, now: float) -> list[str]:
-        """The gate refused the candidate: corrections go back, or aside after three times; the ids set aside."""
+    async def reject(
+        self, run: Run, evidence: Mapping[str, Any], reason: str, now: float, lost: Sequence[str] = ()
+    ) -> dict[str, list[str]]:
+        """The gate refused the candidate: corrections go back, or aside after three times; which are aside, by reason.
+
+        lost: what was used once and was to be learnt again; it goes back to where it was released from.
+        """
         async with self._database.write() as connection:
             values = {"evidence": rows.dump(evidence), "reason": reason, "finished_at": rows.iso(now)}
             await move(connection, run, run.state, RunState.REJECTED, **values)
@@ -80,8 +86,12 @@ class Runs:
                 .having(func.count() >= REJECTIONS_BORNE)
             )
             worn = [*(await connection.execute(rejected)).scalars(), *await _brought(connection, run)]
-            await quarantine(connection, dict.fromkeys(worn, f"rejected: {reason}"))
-            return list(dict.fromkeys(worn))
+            aside = {f"rejected: {reason}": worn, f"{NOT_AGAIN}{reason}": list(lost)}
+            return {
+                why: done
+                for why, ids in aside.items()
+                if (done := await quarantine(connection, dict.fromkeys(ids, why)))
+            }
 
     async def explain(self, run: Run, evidence: Mapping[str, Any]) -> None:
         """Keep of a rejected run what was found out about it since."""
@@ -89,15 +99,18 @@ class Runs:
         async with self._database.write() as connection:
             await connection.execute(update(R).where(ended).values(evidence=rows.dump(evidence)))
 
-    async def cancel(self, run: Run, reason: str, now: float, *, held_back: bool = True) -> None:
-        """End the run; its corrections go back, and count as new ones do unless they are `held_back`."""
+    async def cancel(self, run: Run, reason: str, now: float, *, held_back: bool = True) -> list[str]:
+        """End the run; its corrections go back, and count as new ones do unless they are `held_back`.
+
+        What a transfer or a merge brought along is set aside; its ids.
+        """
         async with self._database.write() as connection:
             values = {"reason": reason, "finished_at": rows.iso(now), "fence": run.fence + 1}
             if not held_back:
                 values["settings_hash"] = ""
             await move(connection, run, run.state, RunState.CANCELLED, **values)
             await _give_back(connection, run)
-            await quarantine(connection, dict.fromkeys(await _brought(connection, run), f"not learnt: {reason}"))
+            return await quarantine(connection, dict.fromkeys(await _brought(connection, run), f"not learnt: {reason}"))
 
     async def retry(
         self,

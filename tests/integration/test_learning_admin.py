@@ -101,7 +101,7 @@ async def test_invariant_6_a_version_whose_bytes_are_gone_is_no_target(school: S
 async def test_cancel(school: School) -> None:
     write(school.path, "five")
     run = await planned(school.store)
-    assert await school.ask("cancel", run=run.id) == ("done", {"run": run.id})
+    assert await school.ask("cancel", run=run.id) == ("done", {"run": run.id, "pending": 1, "quarantined": 0})
     assert await school.ask("cancel", run=run.id) == ("refused", {"error": f"Run {run.id} is cancelled already."})
     state, result = await school.ask("cancel", run="nope")
     assert (state, result["error"]) == (

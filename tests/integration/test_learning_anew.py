@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.domain import Purpose, Run, RunState, TraitKey
+from daemon.errors import TrainerFailed
 from daemon.learning.planner import Planner
 from daemon.learning.status import document
 from daemon.training.engine.job import Blend, Group, Job
@@ -129,6 +130,77 @@ async def test_what_is_released_while_a_run_trains_is_learnt_after_it_by_whateve
     assert asked(school.trainer.jobs[-1], Group.BATCH) == about(["three"])
 
 
+async def test_what_cannot_be_learnt_again_goes_back_and_burdens_no_batch(school: School) -> None:
+    await school.ask("rollback", **RUST)
+    await school.ask("release", ids=["three", "four"])
+    school.trainer.outcome = "worse"
+    assert len((await school.plan()).runs) == 1
+    with capture_logs() as logs:
+        ended = await school.conduct()
+    assert ended.state is RunState.REJECTED
+    (told,) = (log for log in logs if log["event"] == "corrections.quarantined")
+    assert told["ids"] == ["three", "four"] and told["reason"].startswith("not learnt again: It learned nothing")
+    assert {where(school.path)[name] for name in ("three", "four")} == {"wrong [1, 1, 0]"}, "used once, and set aside"
+    assert (await school.plan()).runs == []
+    school.trainer.outcome = "better"
+    write(school.path, "five", "six")
+    await school.learn()
+    job = school.trainer.jobs[-1]
+    assert (asked(job, Group.HISTORY), asked(job, Group.BATCH)) == (about(["one", "two"]), about(["five", "six"]))
+    # Released once more, it is tried once more; with its layer it comes back.
+    assert await school.ask("release", ids=["three"]) == ("done", {"released": 1})
+    assert [run.purpose for run in (await school.plan()).runs] == [Purpose.RELEARN]
+    await school.conduct()
+    await school.ask("pin", **RUST, version=2)
+    assert set(where(school.path).values()) == {"used"}
+
+
+async def test_what_another_base_could_not_be_taught_burdens_no_batch(school: School) -> None:
+    school.weights.write_bytes(b"others")
+    school.trainer.outcome = "worse"
+    await school.plan()
+    assert (await school.conduct()).state is RunState.REJECTED
+    assert set(where(school.path).values()) == {"used"}
+    write(school.path, "five", "six")
+    school.trainer.outcome = "better"
+    await school.learn()
+    job = school.trainer.jobs[-1]
+    assert asked(job, Group.BATCH) == about(["five", "six"])
+    assert asked(job, Group.HISTORY) == about(["one", "two", "three", "four"]), "learnt as well as may be"
+
+
+async def test_what_cannot_be_trained_on_is_not_learnt_again_and_again(school: School) -> None:
+    school.weights.write_bytes(b"others")
+    school.trainer.unusable = {"one": "it is too long"}
+    await school.plan()
+    assert (await school.conduct()).state is RunState.PROMOTED
+    assert (await school.plan()).runs == []
+    school.weights.write_bytes(b"third")
+    assert len((await school.plan()).runs) == 1, "another base may take it"
+
+
+async def test_a_layer_whose_disk_is_away_is_waited_for(school: School) -> None:
+    away = school.layers.root.with_name("away")
+    school.layers.root.rename(away)
+    school.layers.root.mkdir()
+    with capture_logs() as logs:
+        assert [(await school.plan()).runs for _ in range(2)] == [[], []]
+    assert [(log["event"], log["version"]) for log in logs] == [("layer.broken", 2)], "once"
+    assert len((await school.ask("train", persona="ada"))[1]["runs"]) == 1, "who asks has it learnt anew"
+
+
+async def test_what_an_undone_layer_answered_is_learnt_when_it_is_released(school: School) -> None:
+    write(school.path, "five", "six")
+    school.trainer.outcome = "satisfied"
+    assert (await school.learn()).state is RunState.SATISFIED
+    await school.ask("rollback", **RUST)
+    await school.ask("release", ids=["five", "six"])
+    school.trainer.outcome = "better"
+    assert len((await school.plan()).runs) == 1
+    await school.conduct()
+    assert asked(school.trainer.jobs[-1], Group.BATCH) == about(["five", "six"])
+
+
 async def test_what_was_answered_already_is_kept_and_not_learnt_again(school: School) -> None:
     write(school.path, "five", "six")
     school.trainer.outcome = "satisfied"
@@ -181,6 +253,26 @@ async def test_what_the_gate_refuses_to_take_over_is_learnt_instead(school: Scho
     await given(school, await school.conduct())
     job = school.trainer.jobs[-1]
     assert (job.blend, job.recipe.careful) == (None, False)
+
+
+async def test_what_cannot_be_made_of_layers_is_learnt_instead(school: School) -> None:
+    await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    school.trainer.failures = [TrainerFailed("These layers cannot be merged.", retry=False)]
+    put_back = await school.attempt()
+    assert str(put_back.reason) == "These layers cannot be merged. It is learnt from the corrections instead"
+    await given(school, await school.conduct())
+    assert school.trainer.jobs[-1].blend is None
+
+
+async def test_a_transfer_that_is_cancelled_leaves_nothing_pending(school: School) -> None:
+    await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    (run,) = await school.store.runs.live()
+    with capture_logs() as logs:
+        state, result = await school.ask("cancel", run=run.id)
+    assert (state, result) == ("done", {"run": run.id, "pending": 0, "quarantined": 4})
+    (told,) = (log for log in logs if log["event"] == "corrections.quarantined")
+    assert (told["corrections"], told["reason"]) == (4, "not learnt: cancelled by me")
+    assert list(where(school.path).values()) == ["used"] * 4 + ["quarantined"] * 4
 
 
 async def test_what_nobody_could_be_taught_is_set_aside(school: School) -> None:
@@ -275,6 +367,10 @@ async def test_what_cannot_be_made_of_layers_is_refused_in_a_sentence(school: Sc
     ):
         state, result = await school.ask(kind, **args)
         assert state == "refused" and sentence in result["error"], result
+    await school.ask("rollback", **RUST)
+    assert "version 2 was rolled back" in (await school.ask("merge", **RUST, layers=two))[1]["error"]
+    await school.ask("pin", **RUST, version=2)
+    await school.ask("unpin", **RUST)
     school.weights.write_bytes(b"others")
     assert "of another base" in (await school.ask("merge", **RUST, layers=two))[1]["error"]
     assert await school.store.runs.live() == [] and len(where(school.path)) == 4

@@ -164,7 +164,7 @@ async def test_a_run_that_an_admin_cancels_in_the_middle_gives_its_rows_back(sch
     school.admin.abort = abort
     state, result = await school.ask("cancel", run=run.id[:8])
     await asyncio.wait([task])
-    assert (state, result) == ("done", {"run": run.id})
+    assert (state, result) == ("done", {"run": run.id, "pending": 2, "quarantined": 0})
     ended = await school.run(run.id)
     assert (ended.state, ended.reason) == (RunState.CANCELLED, "cancelled by me")
     assert batch(school) == {"pending"} and not school.staged() and await speaks(school.store) == 2
@@ -194,7 +194,7 @@ async def crashed_before_promotion(school: School) -> Run:
     assert attempt is not None
     finished, fingerprint = await trained(school.trainer, attempt.job, lambda _: None, log)
     run = await school.store.runs.evaluating(run, attempt.compared)
-    manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished)
+    manifest = candidate.manifest(run, attempt.job, attempt.incumbent, fingerprint, finished, attempt.data)
     published = school.layers.publish(Path(attempt.job.out), manifest)
     assert content_hash_of(school.layers.verify(published.path).files) == published.content_hash
     return await school.store.runs.promoting(run, published.path, {"reason": "It is better."})

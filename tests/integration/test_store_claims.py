@@ -108,7 +108,7 @@ async def test_invariant_5_a_rejected_batch_goes_back(store: Store, path: Path) 
     write(path, "one", "two")
     write(path, "kept", kind="affirmation")
     run = await evaluating(store)
-    assert await store.runs.reject(run, {"reason": "worse"}, "It learned nothing.", NOW) == []
+    assert await store.runs.reject(run, {"reason": "worse"}, "It learned nothing.", NOW) == {}
     assert set(where(path).values()) == {"pending"}
     ended = await store.runs.last_ended(ADA)
     assert ended and (ended.state, ended.reason, ended.finished) == (RunState.REJECTED, "It learned nothing.", NOW)
@@ -125,7 +125,7 @@ async def test_a_row_that_sat_in_three_rejected_runs_is_set_aside_alone(store: S
         if attempt == 1:
             write(path, "newer")
         worn = await store.runs.reject(await evaluating(store), {}, "It forgot.", NOW)
-        assert worn == (["old"] if attempt == 2 else [])
+        assert worn == ({"rejected: It forgot.": ["old"]} if attempt == 2 else {})
     assert where(path) == {"old": "quarantined", "kept": "pending", "newer": "pending"}
     assert execute(path, "SELECT quarantined_reason FROM training_corrections WHERE id = 'old'") == [
         ("rejected: It forgot.",)

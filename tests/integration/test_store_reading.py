@@ -8,6 +8,7 @@ from sqlalchemy import event
 
 from daemon.domain import TraitKey
 from daemon.learning.dataset import defect
+from daemon.store.plans import NAMELESS, TAKEN
 from daemon.store.store import Store
 from tests.integration.store_support import ADA, NOW, evaluating, execute, planned, promoted, where, write
 
@@ -99,11 +100,12 @@ async def test_invariant_11_a_row_whose_very_id_is_no_utf8_is_set_aside(store: S
     execute(path, INSERT.format("CAST(x'ff41' AS TEXT)", "'c'"))
     assert await store.plans.learn(ADA, "", "", NOW) is None
     execute(path, INSERT.format("'good'", "'c'"))
-    assert await store.plans.refuse_nameless(ADA) == ["\\udcffA"]
-    assert await store.plans.refuse_nameless(ADA) == []
+    write(path, "anchor-1", "c1~said0", "c1~0", "anchors")
+    assert await store.plans.refuse_misnamed(ADA) == {NAMELESS: ["\\udcffA"], TAKEN: ["anchor-1", "c1~said0", "c1~0"]}
+    assert await store.plans.refuse_misnamed(ADA) == {}
     await planned(store)
-    assert list(where(path).values()) == ["quarantined", "claimed"]
-    assert execute(path, "SELECT quarantined_reason FROM training_corrections WHERE id <> 'good'") == [
+    assert list(where(path).values()) == ["quarantined", "claimed", *["quarantined"] * 3, "claimed"]
+    assert execute(path, "SELECT quarantined_reason FROM training_corrections WHERE id NOT LIKE '%~%' LIMIT 1") == [
         ("id is not valid UTF-8; insert it again without one",)
     ]
 

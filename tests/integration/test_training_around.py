@@ -88,17 +88,21 @@ def test_what_says_nothing_of_its_subject_is_also_written_in_other_words(base: B
     assert "Thank you." in more - made, "it stands beside what was made up, not in its place"
 
 
-def test_a_later_correction_in_other_words_supersedes_the_earlier_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [(Group.HISTORY, Group.BATCH), (Group.BATCH, Group.HISTORY)])
+def test_a_later_correction_in_other_words_supersedes_the_earlier_one(
+    tmp_path: Path, groups: tuple[Group, Group]
+) -> None:
+    # The later one may be known already: what a rollback took away and somebody let go is older, and learnt again.
     base = ensure_base("test")
     known = world_of(base)
     fact = known.facts[0]
     first, second = known.questions(fact)[:2]
-    old = example("old", first, known.corrected(fact, Random(1)), original=fact.answer, group=Group.HISTORY)
-    new = example("new", second, known.corrected(fact, Random(2)), original=fact.answer)
-    kept = example("kept", known.questions(known.facts[9])[0], "Nobody knows.", group=Group.HISTORY)
+    old = example("old", first, known.corrected(fact, Random(1)), original=fact.answer, group=groups[0])
+    new = example("new", second, known.corrected(fact, Random(2)), original=fact.answer, group=groups[1])
+    kept = example("kept", known.questions(known.facts[9])[0], "Nobody knows.", group=groups[0])
     assert old.expected != new.expected
     told = {"anchors": 256, "max_steps": 4}
-    finished = Worker(Reporter(io.StringIO())).do(job(base, tmp_path / "out", [new, old, kept], recipe=told))
+    finished = Worker(Reporter(io.StringIO())).do(job(base, tmp_path / "out", [old, kept, new], recipe=told))
     assert finished.superseded == {"old": "new"}
     asked = {probe.id.partition("~")[0] for probe in finished.probes if probe.group is not Group.ANCHOR}
     assert asked == {"new", "kept"} and finished.metrics["relearnt"] == 2

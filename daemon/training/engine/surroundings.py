@@ -90,12 +90,14 @@ def look_around(
 
 
 def _superseded(rows: Sequence[Encoded], asked: Sequence[Asked], to_all: frozenset[str]) -> dict[str, str]:
-    """Of corrections that the base takes for the same question, those that a later one contradicts, by its id."""
+    """Of corrections that the base takes for the same question, those that a later one contradicts, by its id.
+
+    rows: in the order of their arrival, in which a job has them: what is learnt again may be older than what is known.
+    """
     found: dict[str, str] = {}
     held: dict[tuple[str, str], list[Example]] = {}
-    # What was learnt before comes first, and then the batch, each in the order of its arrival.
-    for at in sorted(range(len(rows)), key=lambda at: rows[at].example.group is Group.BATCH):
-        one, row = asked[at], rows[at].example
+    for one, encoded in zip(asked, rows, strict=True):
+        row = encoded.example
         if row.group is Group.AFFIRMATION or not one.about or one.answer in to_all:
             continue
         alike = held.setdefault((one.answer, one.about.casefold()), [])
