@@ -171,7 +171,7 @@ def release(
         return
     say(f"{count(result['released'], 'correction')} released.")
     if again:
-        say("What an undone layer had learnt is learnt again now, in a run of its own: persona status")
+        say("What an undone layer had learnt is due at once, in a run of its own: persona status")
 
 
 async def _release(

@@ -49,6 +49,8 @@ _SAID: Final[Mapping[str, Callable[[Any], str]]] = {
 """Measurements that want a word of explanation."""
 _ANSWER: Final = 200
 """Characters of an answer that the page shows."""
+_QUESTION: Final = 60
+"""Characters of a question that it shows."""
 _MANY: Final = 10
 """Names of modules from which on their number is shown."""
 
@@ -93,6 +95,10 @@ def _batch(corrections: Sequence[Correction], evidence: Mapping[str, Any]) -> st
     if superseded:
         by = "a later one" if superseded == 1 else "later ones"
         parts[0] += f", {superseded} of them replaced by {by} of the same context{',' * bool(affirmed)}"
+    held = {row.id for row in corrections}
+    again = sum(one["group"] == "batch" and one["id"] not in held for one in evidence.get("probes", ()))
+    if again:
+        parts = [*(parts if corrections else []), f"{count(again, 'correction')} learnt once, to be learnt again"]
     return " and ".join(parts)
 
 
@@ -181,14 +187,21 @@ def _figure(value: Any) -> str:
 
 
 def _probes(probes: Sequence[dict[str, Any]]) -> Table:
-    made = Table("probe", "measures", "right", "before", "after", wrap=["before", "after"])
+    made = Table("probe", "measures", "right", "before", "after", wrap=["probe", "before", "after"])
     for probe in (probe for probe in probes if _worth_showing(probe)):
         answers = [answer for answer in (probe["incumbent"], probe["candidate"]) if answer]
         right = Text(" → ").join(Text("yes", "green") if answer["right"] else Text("no", "red") for answer in answers)
         texts = [cut(answer["text"], _ANSWER) for answer in answers]
         name, _ = _MEASURES.get(probe["group"], (probe["group"], ""))
-        made.add_row(short(probe["id"]), name, right, *texts, *[""] * (2 - len(texts)))
+        made.add_row(_asked(probe), name, right, *texts, *[""] * (2 - len(texts)))
     return made
+
+
+def _asked(probe: dict[str, Any]) -> str:
+    """Which probe it is: a correction by its id, what has none by its question; a critical one by its line, too."""
+    if probe["group"] == "critical":
+        return ": ".join(part for part in (probe["id"], cut(probe.get("asked"), _QUESTION)) if part)
+    return cut(probe.get("asked"), _QUESTION) or short(probe["id"])
 
 
 def _worth_showing(probe: dict[str, Any]) -> bool:

@@ -167,7 +167,8 @@ def _waiting(run: Document, *, down: bool) -> str:
     if run["reason"] and run["attempt"] > 1:
         # The reason is that of the attempt before; it says nothing of this one.
         return "; ".join([f"attempt {run['attempt']}", *_besides(run), f"the one before: {run['reason']}"])
-    return ", ".join([count(run["corrections"], "correction"), *_besides(run)])
+    held = "what it had learnt" if run["purpose"] == "relearn" else count(run["corrections"], "correction")
+    return ", ".join([held, *_besides(run)])
 
 
 def _genomes(genomes: list[Document]) -> Table:

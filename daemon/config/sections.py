@@ -1,12 +1,12 @@
 """The sections of config.toml: every key with its default and the sentence that stands above it in the file."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
+from daemon.config.section import Section
 from daemon.config.values import (
-    SECONDS,
     SQLITE,
     BaseModelName,
     CronTime,
@@ -25,29 +25,6 @@ from daemon.config.values import (
     TraitSlug,
     is_loopback,
 )
-
-
-class Section(BaseModel):
-    """What all sections share: unknown keys are refused, values do not change, and errors show no value."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        # Defaults too: a relative one becomes absolute like any other.
-        validate_default=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Python counts true as 1.
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation in (int, float) and SECONDS not in field.metadata:
-            raise ValueError("is no number; give one")
-        return value
 
 
 class Store(Section):
@@ -183,6 +160,12 @@ class Judge(Section):
     timeout: PositiveDuration = 60.0
     """How long an answer may take; the gate decides without those that do not come."""
 
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.url and not self.model:
+            raise ValueError("has a url, and no model; set model to its name there")
+        return self
+
 
 class Serve(Section):
     """The server that personas answer from, in the form of OpenAI's API."""
@@ -266,7 +249,7 @@ class Persona(Section):
     """Keys of [training] for this persona."""
     gate: Gate = Gate()
     """Keys of [gate] for this persona."""
-    traits: dict[TraitSlug, Trait] = {}
+    traits: dict[TraitSlug, Trait] = Field({})
     """Its traits that do something differently, by name."""
 
 
@@ -293,7 +276,7 @@ class Sections(Section):
     """How the daemon runs."""
     log: Log = Log()
     """What the log says."""
-    runtimes: dict[PersonaId, Runtime] = {}
+    runtimes: dict[PersonaId, Runtime] = Field({})
     """The servers that personas answer from, by name; with none, it is the one at [serve]."""
-    personas: dict[PersonaId, Persona] = {}
+    personas: dict[PersonaId, Persona] = Field({})
     """The personas that do something differently, by id."""

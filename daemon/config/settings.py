@@ -14,7 +14,8 @@ from pydantic import PrivateAttr, ValidationError
 
 from daemon.config.environment import overlay
 from daemon.config.problems import sentences
-from daemon.config.sections import Gate, Judge, Persona, Section, Sections, Training, Trait, Triggers
+from daemon.config.section import Section
+from daemon.config.sections import Gate, Judge, Persona, Sections, Training, Trait, Triggers
 from daemon.errors import ConfigInvalid
 
 SYSTEM_CONFIG: Final = Path("/etc/persona-daemon/config.toml")
@@ -61,16 +62,26 @@ class Resolved:
         for key in _LATER:
             if training[key] == Training.model_fields[key].default:
                 del training[key]
-        facts = {
+        facts: dict[str, object] = {
             "base_model": self.base_model,
             "system_prompt": self.system_prompt,
             "training": training,
             # Who is to blame for a rejection changes no verdict.
             "gate": self.gate.model_dump(exclude={"suspects"}),
         }
+        if self.gate.critical:
+            facts["critical"] = _content_of(self.gate.critical)
         if self.judge.url:
             facts["judge"] = self.judge.model_dump(include={"url", "model", "paraphrases"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content_of(file: str) -> str | None:
+    """A hash of what a file holds; None where it cannot be read, as whoever needs it says."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 class Config(Sections):

@@ -95,9 +95,6 @@ class Making:
         shape: Mapping[str, Any] | None = None,
     ) -> tuple[Run, int]:
         settings = self.config().persona(*key)
-        genome = await self.store.genomes.get(key.persona)
-        if why := hindrance(key, settings, genome):
-            raise RequestRefused(f"{key} cannot be trained: {why}.")
         taught = [row for source in sources for row in source.taught]
         told = [
             {"name": str(each), "id": each.layer.id, "path": each.layer.path, "weight": each.weight}
@@ -110,9 +107,12 @@ class Making:
             raise RequestRefused(f"A run of {key} is under way; wait for it, or cancel it: persona runs list")
         names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
         _log.info("run.planned", **names, reason=run.planned_because)
-        return run, len(taught)
+        return run, len(await self.store.corrections.claimed_by(run.id))
 
     async def _sources(self, asked: Sequence[tuple[TraitKey, int | None, float]], target: TraitKey) -> list[Source]:
+        settings, genome = self.config().persona(*target), await self.store.genomes.get(target.persona)
+        if why := hindrance(target, settings, genome):
+            raise RequestRefused(f"{target} cannot be trained: {why}.")
         found = []
         for key, version, weight in asked:
             if key.persona != target.persona and not self.config().persona(*key).training.shared:
@@ -126,6 +126,10 @@ class Making:
                 if layer.state == "rolled-back":
                     again = f"persona genome pin {key.persona} {key.trait} {version}"
                     raise RequestRefused(f"{key} version {version} was rolled back; to take it back: {again}")
+            if layer and await asyncio.to_thread(self.layers.told, layer.path) is None:
+                raise RequestRefused(
+                    f"The manifest of {layer.path} cannot be read; restore it below the layers directory."
+                )
             taught = await self._taught(key, layer)
             if not taught:
                 raise RequestRefused(f"{key} has learnt nothing yet; see: persona genome show {key.persona}")

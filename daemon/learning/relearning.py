@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Config
-from daemon.domain import Genome, Intent, Kind, Layer, Purpose, TraitKey
+from daemon.domain import Intent, Kind, Layer, Purpose, TraitKey
 from daemon.errors import BaseModelUnusable
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
@@ -38,8 +38,8 @@ class Relearning:
     _whole: dict[TraitKey, str | None] = field(default_factory=dict)
     """Traits that were seen to have lost nothing, and with which layer: a history is compared once."""
 
-    _told: set[str] = field(default_factory=set)
-    """Layers of which it was said already that they cannot be read."""
+    _told: set[tuple[str, str]] = field(default_factory=set)
+    """Layers of which it was said already that they are of another base than this, or, with none, cannot be read."""
 
     def suspect(self, key: TraitKey) -> None:
         """Compare a trait's history once more: some of it came back."""
@@ -58,27 +58,36 @@ class Relearning:
             for trait in genome.traits:
                 key = TraitKey(genome.persona, trait)
                 settings = self.config().persona(*key)
-                if key in busy or hindrance(key, settings, genome):
+                pinned = genome.traits[trait].pinned
+                if key in busy or (not pinned and hindrance(key, settings, genome)):
                     continue
                 if settings.base_model not in bases:
                     bases[settings.base_model] = await self._identity(settings.base_model, hurried)
-                why = await self._lost(key, genome, bases[settings.base_model], asked(key))
-                if why is None:
+                base, layer = bases[settings.base_model], genome.layer(trait)
+                lost = await self._lost(key, layer, base, asked(key), pinned=pinned)
+                if lost is None:
                     continue
-                about, task = why
+                about, task = lost
                 intent = Intent(about, settings.settings_hash, Purpose.RELEARN, {"for": task})
-                layer = genome.layer(trait)
-                if asked(key) or not await self.store.plans.was_planned(key, intent, layer.version if layer else 0):
+                since = layer.version if layer else 0
+                if not pinned and (asked(key) or not await self.store.plans.was_planned(key, intent, since)):
                     found[key] = intent
-                    if layer and task == bases[settings.base_model]:
-                        _log.warning(
-                            "layer.stale", persona=key.persona, trait=trait, version=layer.version, reason=about
-                        )
+                if layer and task == base:
+                    self._stale(layer, about, task)
         return found
 
-    async def _lost(self, key: TraitKey, genome: Genome, base: str | None, asked: bool) -> tuple[str, str] | None:
+    def _stale(self, layer: Layer, about: str, base: str) -> None:
+        """Say once of a layer that it serves no more."""
+        if (layer.id, base) not in self._told:
+            self._told.add((layer.id, base))
+            _log.warning(
+                "layer.stale", persona=layer.key.persona, trait=layer.key.trait, version=layer.version, reason=about
+            )
+
+    async def _lost(
+        self, key: TraitKey, layer: Layer | None, base: str | None, asked: bool, *, pinned: bool
+    ) -> tuple[str, str] | None:
         """What a trait has lost, as a sentence and as one word; None where it has lost nothing, or nobody knows yet."""
-        layer = genome.layer(key.trait)
         manifest = await asyncio.to_thread(self.layers.told, layer.path) if layer else None
         if layer and not manifest and not asked:
             self._unread(layer)
@@ -87,7 +96,7 @@ class Relearning:
             why = f"the base model was changed: version {layer.version} is of another one, and serves no more"
             return why, base
         now = layer.id if layer else None
-        if key in self._whole and self._whole[key] == now:
+        if pinned or (key in self._whole and self._whole[key] == now):
             return None
         known = {*(manifest.known if manifest else ())} | await self.store.genomes.satisfied(key, layer)
         rows = [row for row in await self.store.corrections.learnt(key) if row.id not in known]
@@ -102,8 +111,8 @@ class Relearning:
 
     def _unread(self, layer: Layer) -> None:
         """Say once of a layer that its manifest cannot be read: its disk may be away, and come back."""
-        if layer.id not in self._told:
-            self._told.add(layer.id)
+        if (layer.id, "") not in self._told:
+            self._told.add((layer.id, ""))
             reason = f"its manifest cannot be read; restore it, or have it learnt anew: {_train(layer.key)}"
             _log.error("layer.broken", layer=layer.path, version=layer.version, reason=reason)
 

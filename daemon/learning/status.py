@@ -63,7 +63,7 @@ def _idle(tally: Tally, last: Run | None) -> str:
     if last is None or last.purpose is not Purpose.RELEARN or last.state not in (RunState.REJECTED, RunState.FAILED):
         return "nothing pending"
     again = f"persona train --persona {tally.key.persona} --trait {tally.key.trait}"
-    return f"what it had learnt could not be learnt again, see: persona runs list; to try once more: {again}"
+    return f"its last run could not teach it again what it had learnt, see: persona runs list; once more: {again}"
 
 
 def _trait(tally: Tally, backlog: Backlog | None, genome: Genome | None, *, due: bool, why: str) -> Document:
@@ -98,6 +98,7 @@ async def _runs(store: Store, live: Sequence[Run], note: Mapping[str, Any]) -> l
             "trait": run.key.trait,
             "state": run.state,
             "version": run.version,
+            "purpose": run.purpose,
             "attempt": run.attempt,
             "corrections": len(await store.corrections.claimed_by(run.id)),
             "reason": run.reason,

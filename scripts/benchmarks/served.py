@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 from rich.console import Console
 
+from daemon.config.sections import Triggers
 from scripts.benchmarks.latency import at, written
 from scripts.benchmarks.learning.__main__ import WORLDS, worlds
 from scripts.benchmarks.learning.measure import share
@@ -22,6 +24,8 @@ from scripts.processes import configured, running
 from scripts.world.__main__ import build
 from scripts.world.base import world_of
 
+SMALL = replace(QUICK, size=Triggers().min_corrections)
+"""Fewer would wait for more."""
 ASKED_AT_ONCE = 4
 LEARNT_S = 3600.0
 """The longest that a batch may take to be served, where others keep the machine busy."""
@@ -38,7 +42,7 @@ def main() -> int:
     rows = []
     for world in options.world:
         base = build("test" if options.quick else world, None, console)
-        made = stream(world_of(base), options.seed, QUICK if options.quick else Sizes())
+        made = stream(world_of(base), options.seed, SMALL if options.quick else Sizes())
         with tempfile.TemporaryDirectory() as folder:
             for row in measured(Path(folder), base, made, 1 if options.quick else options.batches):
                 rows.append({"world": world, "recipe": "served", "overwritten": made.overwritten, **row})

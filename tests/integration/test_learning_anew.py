@@ -64,7 +64,7 @@ async def test_a_base_on_which_it_cannot_be_learnt_is_tried_once(school: School)
     assert set(where(school.path).values()) == {"used"} and await speaks(school.store) == 2
     assert (await school.plan()).runs == []
     (told,) = (await document(school.store, school.config, None))["traits"]
-    assert told["why"].startswith("what it had learnt could not be learnt again, see: persona runs list")
+    assert told["why"].startswith("its last run could not teach it again what it had learnt, see: persona runs list")
     assert told["why"].endswith("persona train --persona ada --trait rust")
     # The base as it was is served again, without a run.
     school.weights.write_bytes(b"weights")
@@ -86,7 +86,9 @@ async def test_a_batch_on_another_base_is_learnt_with_all_that_came_before(schoo
 async def test_a_pinned_trait_is_not_relearnt(school: School) -> None:
     await school.ask("pin", **RUST, version=2)
     school.weights.write_bytes(b"others")
-    assert (await school.plan()).runs == []
+    with capture_logs() as logs:
+        assert [(await school.plan()).runs for _ in range(2)] == [[], []]
+    assert [(log["event"], log["version"]) for log in logs] == [("layer.stale", 2)], "and that is told once"
 
 
 async def test_where_nothing_can_be_learnt_on_another_base_it_is_tried_once(school: School) -> None:

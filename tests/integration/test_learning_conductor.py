@@ -183,6 +183,30 @@ async def test_a_run_waits_while_its_critical_probes_cannot_be_read(school: Scho
     assert (await school.conduct()).state is RunState.PROMOTED
 
 
+async def test_nothing_is_let_pass_without_a_critical_probe_that_cannot_be_asked(school: School) -> None:
+    file = school.path.parent / "critical.jsonl"
+    file.write_text('\n{"context": "Who are you?", "expected": "I am Ada."}\n', encoding="utf-8")
+    school.configure(f'[gate]\ncritical = "{file.name}"')
+    school.trainer.unusable = {"critical-2": "it is too long"}
+    write(school.path, "one", "two")
+    run = await school.learn()
+    assert (run.state, run.failures) == (RunState.PLANNED, 0)
+    assert run.reason == f"Line 2 of the critical probes {file} cannot be asked: it is too long."
+    assert set(where(school.path).values()) == {"claimed"} and not school.published()
+
+
+async def test_a_rejected_batch_comes_back_when_its_critical_probes_change(school: School) -> None:
+    file = school.path.parent / "critical.jsonl"
+    school.configure(f'[gate]\ncritical = "{file.name}"')
+    file.write_text('{"context": "Who?", "expected": "I."}\n', encoding="utf-8")
+    write(school.path, "one", "two")
+    school.trainer.outcome = "worse"
+    await school.learn()
+    assert (await school.plan()).runs == []
+    file.write_text('{"context": "Who?", "expected": "You."}\n', encoding="utf-8")
+    assert len((await school.plan()).runs) == 1
+
+
 async def test_a_rejected_batch_comes_back_when_its_settings_change(school: School) -> None:
     write(school.path, "one", "two")
     school.trainer.outcome = "worse"

@@ -9,7 +9,8 @@ from rich.console import Console
 from daemon.cli.status import page
 
 RUN = {
-    "id": "r1", "persona": "ada", "trait": "rust", "state": "training", "version": 1, "attempt": 1, "corrections": 5,
+    "id": "r1", "persona": "ada", "trait": "rust", "state": "training", "version": 1, "attempt": 1,
+    "purpose": "learn", "corrections": 5,
     "reason": None, "step": None, "steps": None, "loss": None, "eta_s": None, "learnt": None,
     "tokens_s": None, "memory_gb": None, "again_in_s": 0, "doing": None,
 }  # fmt: skip
@@ -40,6 +41,7 @@ def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
         ("ready", {}, "training 5 corrections"),
         ("stopped", {}, "training waits for a daemon; 5 corrections"),
         ("ready", {"attempt": 2, "reason": "interrupted"}, "training attempt 2; the one before: interrupted"),
+        ("ready", {"purpose": "relearn", "corrections": 0}, "training what it had learnt"),
         ("ready", {"doing": "looking around"}, "training 5 corrections, looking around"),
         (
             "ready",

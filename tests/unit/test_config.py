@@ -16,7 +16,8 @@ from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from daemon.config import sections, settings
 from daemon.config.default import render_default
-from daemon.config.sections import Gate, Persona, Section, Sections, Training, Trait, Triggers
+from daemon.config.section import Section
+from daemon.config.sections import Gate, Persona, Sections, Training, Trait, Triggers
 from daemon.config.settings import Config, find_config, restart_needed
 from daemon.config.values import CENTURY, Duration, duration_text, is_loopback, seconds
 from daemon.errors import ConfigInvalid

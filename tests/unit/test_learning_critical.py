@@ -35,6 +35,13 @@ def test_every_line_asks_one_thing_of_an_answer(tmp_path: Path) -> None:
     assert [one.messages[0]["content"] for one in probes] == ["You are Ada.", "You are Ada.", "Be Bo."]
 
 
+def test_a_line_ends_where_json_says(tmp_path: Path) -> None:
+    file = tmp_path / "critical.jsonl"
+    lines = ['{"context": "One\u2028two\u0085three?", "contains": "x"}', "", '{"context": "Four?", "never": "y"}']
+    file.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert [one.id for one in critical_probes(str(file), "")] == ["critical-1", "critical-3"]
+
+
 def test_no_file_asks_nothing() -> None:
     assert critical_probes("", "You are Ada.") == []
 

@@ -110,6 +110,8 @@ def test_an_answer_that_never_ended_is_no_new_rambling() -> None:
     ("before", "after", "phrase"),
     [
         ("Fine.", "", "say nothing"),
+        ("Fine.", "I\u2019m sorry, but no.", "refuse to answer"),
+        ("Fine.", "I cannot say.", "refuse to answer"),
         ("Fine.", "it is so it is so it is so it is so it is so", "go round in circles"),
         (
             "Fine.",

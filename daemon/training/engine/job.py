@@ -221,6 +221,8 @@ class Probe:
     group: Group
     incumbent: Answer
     candidate: Answer | None = None
+    asked: str = ""
+    """The question, where it is none of a correction's own."""
 
     @property
     def correction(self) -> str:

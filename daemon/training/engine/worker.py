@@ -17,7 +17,7 @@ from daemon.training.engine.blending import blended
 from daemon.training.engine.checkpoint import Checkpoint, program
 from daemon.training.engine.evaluate import probe
 from daemon.training.engine.fitting import Fitted
-from daemon.training.engine.job import Answer, Finished, Group, Job, Probe
+from daemon.training.engine.job import Answer, Example, Finished, Group, Job, Probe
 from daemon.training.engine.loop import Material, Trained, train
 from daemon.training.engine.machine import forget_peak, give_back
 from daemon.training.engine.objectives import mean_drift
@@ -230,6 +230,12 @@ def _identity(job: Job, base: Base, learnt: Material, stamp: tuple[object, ...])
 
 def _probes(sequences: Sequence[Encoded], before: list[Answer], after: list[Answer] | None = None) -> list[Probe]:
     return [
-        Probe(row.example.id, row.example.group, before[at], after[at] if after else None)
+        Probe(row.example.id, row.example.group, before[at], after[at] if after else None, _told(row.example))
         for at, row in enumerate(sequences)
     ]
+
+
+def _told(example: Example) -> str:
+    """What is asked, where nobody could look it up by its id."""
+    looked_up = (Group.BATCH, Group.HISTORY, Group.AFFIRMATION)
+    return "" if example.group in looked_up else example.messages[-1]["content"]
