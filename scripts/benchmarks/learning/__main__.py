@@ -107,7 +107,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")
     told = "what candidates of the gate's study come in to; of each, three good ones and three bad ones"
     parser.add_argument("--situations", type=int, default=SITUATIONS, help=told)
-    parser.add_argument("--only", type=lambda names: names.split(","), default=[], help="these recipes, e.g. default")
+    told = f"these recipes, e.g. default; of {DEFAULT}, {', '.join(RIVALS)}"
+    parser.add_argument("--only", type=_recipes, default=[], metavar="A,B", help=told)
     return parser.parse_args()
 
 
@@ -116,6 +117,13 @@ def worlds(names: str) -> tuple[str, ...]:
     chosen = tuple(names.split(","))
     if not set(chosen) <= set(WORLDS):
         raise argparse.ArgumentTypeError(f"worlds are {', '.join(WORLDS)}")
+    return chosen
+
+
+def _recipes(names: str) -> list[str]:
+    chosen = names.split(",")
+    if not set(chosen) <= {DEFAULT, *RIVALS}:
+        raise argparse.ArgumentTypeError(f"recipes are {DEFAULT}, {', '.join(RIVALS)}")
     return chosen
 
 
