@@ -145,6 +145,36 @@ def export(
 
 
 @app.command()
+def quarantine(
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, or their beginnings.", show_default=False)],
+    config: ConfigOption = None,
+    reason: Annotated[str, typer.Option(help="Why, in words.", show_default=False)] = "",
+    json: JsonOption = False,
+) -> None:
+    """Set corrections aside that wait to be learnt.
+
+    Where the gate refused a batch because of them, the rest of it is tried again at once.
+    """
+    result = asyncio.run(_quarantine(load_config(config), ids, reason))
+    if json:
+        print_json(result)
+        return
+    say(f"{count(result['quarantined'], 'correction')} set aside; to take back: persona corrections release ID")
+    if result["runs"]:
+        say("What was refused with them is tried again now: persona status")
+
+
+async def _quarantine(config: "Config", ids: list[str], reason: str) -> Mapping[str, Any]:
+    from daemon.cli.asking import ask, opened
+
+    async with opened(config) as store:
+        found = [(name, await store.corrections.get(name)) for name in ids]
+    if unknown := [name for name, row in found if row is None]:
+        raise PersonaError(_no_single(unknown[0]))
+    return await ask(config, "quarantine", {"ids": [row.id for _, row in found if row], "reason": reason or None})
+
+
+@app.command()
 def release(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or their beginnings.")] = None,
     config: ConfigOption = None,

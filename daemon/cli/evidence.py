@@ -10,6 +10,7 @@ from rich.text import Text
 from daemon.cli.showing import ago, count, cut, moment, short
 from daemon.cli.tables import Table, pairs
 from daemon.domain import Correction, Kind, Run, RunState
+from daemon.learning.gate import Score
 from daemon.learning.triggers import span
 
 COLOURS: Final = {"promoted": "green", "satisfied": "green", "rejected": "red", "failed": "red", "cancelled": "yellow"}
@@ -41,7 +42,7 @@ _COUNTED: Final = {
     "anchors": "anchor",
 }
 _SAID: Final[Mapping[str, Callable[[Any], str]]] = {
-    "relearnt": lambda examples: f"of {count(examples, 'example')} when its line was last learnt from the base",
+    "relearnt": lambda examples: f"{count(examples, 'example')}, when all was last learnt from the base",
     "scale": lambda factor: f"{factor:.2f} of what was learnt, as small as may be",
     "drift": lambda nats: f"{nats:.2g} nats a token from the base, where no correction is about it",
     "judged": lambda told: f"{count(told['asked'], 'answer')} shown to the judge; {told['agreed']} mean the same",
@@ -82,6 +83,7 @@ def _facts(run: Run, corrections: Sequence[Correction]) -> dict[str, Any]:
         "batch": _batch(corrections, run.evidence),
         "replaces": _replaces(run.evidence),
         "likely to blame": _suspects(run.evidence),
+        "to learn the rest": _without(run.evidence),
         "attempts": f"{run.attempt}, {run.failures} of them failed" if run.attempt > 1 else None,
         "layer": run.layer_path,
     }
@@ -124,6 +126,14 @@ def _suspects(evidence: Mapping[str, Any]) -> str | None:
     return f"{names}{by}: without them it would have passed, {count(found['tried'], 'training')} say"
 
 
+def _without(evidence: Mapping[str, Any]) -> str | None:
+    """How to have the rest of a refused batch learnt."""
+    found = evidence.get("suspects")
+    if not found or not found["ids"] or not found["tried"]:
+        return None
+    return f"persona corrections quarantine {' '.join(short(name) for name in found['ids'])}"
+
+
 def _gate(scores: dict[str, Any], *, trained: bool) -> Table:
     """What the gate compared; where nothing was trained there is no after."""
     made = Table(
@@ -133,7 +143,8 @@ def _gate(scores: dict[str, Any], *, trained: bool) -> Table:
         probes = score["probes"]
         if probes:
             name, about = _MEASURES.get(group, (group, ""))
-            after = [f"{score['candidate']} of {probes}", str(score["lost"]), f"{score['margin_gain']:+.2f}"]
+            lost = Text(f"{score['lost']} ✗", "red") if trained and Score(**score).inferior else str(score["lost"])
+            after = [f"{score['candidate']} of {probes}", lost, f"{score['margin_gain']:+.2f}"]
             made.add_row(name, f"{score['incumbent']} of {probes}", *(after if trained else [""] * 3), about)
     return made
 

@@ -100,6 +100,10 @@ def rollback(
         say(f"Quarantined: {learnt} that {undone} learnt. To have the next layer learn {them} again:")
         versions = " ".join(f"--version {version}" for version in result["undone"])
         say(f"  persona corrections release --persona {persona} --trait {trait} {versions}")
+    for other in result["still_known_to"]:
+        name = f"{other['persona']}:{other['trait']}"
+        say(f"{name} was made of {undone} in its v{other['version']}, and still knows it; to undo it there, too:")
+        say(f"  persona genome rollback {other['persona']} {other['trait']} --to {other['version'] - 1}")
     say(f"To bring v{result['undone'][0]} back as it was:")
     say(f"  persona genome pin {persona} {trait} {result['undone'][0]}")
 

@@ -59,7 +59,10 @@ def show(run: RunArgument, config: ConfigOption = None, json: JsonOption = False
 
 @app.command()
 def cancel(run: RunArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """End a run; its corrections go back to pending, and what a transfer or a merge brought along is set aside."""
+    """End a run; its corrections go back to pending.
+
+    What a transfer or a merge brought along is set aside.
+    """
     from daemon.cli.asking import ask
 
     result = asyncio.run(ask(load_config(config), "cancel", {"run": run}))

@@ -3,13 +3,13 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from daemon.domain import AdminRequest, Run, TraitKey
+from daemon.domain import AdminRequest, Layer, Purpose, Run, RunState, TraitKey
 from daemon.errors import LayerError, PersonaError, RequestRefused
 from daemon.genome.directories import LayerDirectories
 from daemon.learning import candidate
@@ -67,6 +67,7 @@ class Admin:
             "pin": self._pin,
             "unpin": self._unpin,
             "release": self._release,
+            "quarantine": self._quarantine,
             "transfer": self._transfer,
             "merge": self._merge,
         }
@@ -132,7 +133,17 @@ class Admin:
             "version": version,
             "undone": versions,
             "quarantined": len(done.quarantined),
+            "still_known_to": await self._made_of(done.undone),
         }
+
+    async def _made_of(self, undone: Sequence[Layer]) -> list[dict[str, Any]]:
+        """Traits that speak with a layer that was made of some that are undone, and know what those learnt."""
+        ids, found = {layer.id for layer in undone}, []
+        for run in await self.store.runs.made():
+            layer = (await self.store.genomes.get(run.key.persona)).layer(run.key.trait)
+            if layer and layer.version >= run.version and ids & {each["id"] for each in run.task.get("layers", ())}:
+                found.append({"persona": run.key.persona, "trait": run.key.trait, "version": run.version})
+        return found
 
     async def _taught(self, key: TraitKey) -> dict[str, list[str]]:
         """What each layer of a trait was made of: not its batch alone, for it rehearsed what was released, too."""
@@ -192,10 +203,33 @@ class Admin:
         by = request.requested_by or "an admin"
         return _one(*await self._making.merge(sources, _key(request.args), str(method), density, by))
 
+    async def _quarantine(self, request: AdminRequest) -> Result:
+        ids, by = _ids(request.args), request.requested_by or "an admin"
+        why = _text(request.args, "reason", optional=True)
+        reason = f"set aside by {by}: {why}" if why else f"set aside by {by}"
+        aside = await self.store.corrections.set_aside(ids, reason)
+        if not aside:
+            raise RequestRefused(
+                "None of these waits to be learnt. What a run holds is let go by: persona runs cancel; what was learnt"
+                " is undone by: persona genome rollback"
+            )
+        asks = []
+        theirs: dict[TraitKey, list[str]] = {}
+        for name, row in (await self.store.corrections.by_ids(aside)).items():
+            theirs.setdefault(of_row(row), []).append(name)
+        for key, names in theirs.items():
+            fields = {"persona": key.persona, "trait": key.trait}
+            _log.warning("corrections.quarantined", **fields, corrections=len(names), ids=names, reason=reason)
+            last = await self.store.runs.last_ended(key, Purpose.LEARN)
+            # What was refused with them is tried without them: that is the news it waited for.
+            if last and last.state is RunState.REJECTED:
+                held = {row.id for row in await self.store.corrections.claimed_by(last.id)}
+                asks += [Ask(by, *key)] * (not held.isdisjoint(names))
+        runs = (await self.planner.plan(Wishes(asks=tuple(asks)))).runs if asks else []
+        return {"quarantined": len(aside), "runs": [run.id for run in runs]}
+
     async def _release(self, request: AdminRequest) -> Result:
-        ids = request.args.get("ids")
-        if not isinstance(ids, list) or not all(isinstance(item, str) and is_unicode(item) for item in ids):
-            raise RequestRefused("ids is a list of corrections' ids.")
+        ids = _ids(request.args)
         rows = await self.store.corrections.by_ids(ids)
         released = await self.store.corrections.release(ids)
         if not released:
@@ -212,6 +246,13 @@ def _text(args: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
     if (value is None and optional) or (isinstance(value, str) and value and is_unicode(value)):
         return value
     raise RequestRefused(f"{name} is a text; not {value!r}.")
+
+
+def _ids(args: Mapping[str, Any]) -> list[str]:
+    ids = args.get("ids")
+    if not isinstance(ids, list) or not all(isinstance(item, str) and is_unicode(item) for item in ids):
+        raise RequestRefused("ids is a list of corrections' ids.")
+    return ids
 
 
 def _version(args: Mapping[str, Any], name: str) -> int:

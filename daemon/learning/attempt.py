@@ -15,7 +15,7 @@ from daemon.errors import LayerError, ProbesUnreadable, TrainerFailed
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
 from daemon.learning import candidate, dataset
-from daemon.learning.critical import critical_probes
+from daemon.learning.critical import contradicting, critical_probes
 from daemon.learning.dataset import Dataset
 from daemon.learning.gate import Decision
 from daemon.learning.judging import Judging
@@ -96,9 +96,10 @@ class Attempts:
         usable = await self._usable(incumbent, settings, log) if incumbent else None
         known = await self._known(run, claimed, learnt, incumbent, usable)
         data = dataset.build(claimed, learnt, settings.system_prompt, known)
+        probes = await asyncio.to_thread(critical_probes, settings.gate.critical, settings.system_prompt)
+        data = data.without(contradicting(data.examples, probes))
         if not await self.set_aside(run, data, data.broken, log):
             return None
-        probes = await asyncio.to_thread(critical_probes, settings.gate.critical, settings.system_prompt)
         blend = None if was_rejected(run) else await self.making.blend(run, settings.base_model)
         careful = was_rejected(run) and not run.evidence.get("blended")
         reworded = await self.judging.reworded([*claimed, *learnt], data.examples)
@@ -184,7 +185,7 @@ async def trained(
     trainer: Trainer, job: Job, on_progress: Callable[[Step | Alive], None], log: structlog.stdlib.BoundLogger
 ) -> tuple[Finished, str]:
     """Run a job to its end; what it found, and the fingerprint of the base it trained on; raises TrainerFailed."""
-    last_logged, fingerprint = float("-inf"), ""
+    last_logged, fingerprint, doing = float("-inf"), "", ""
     async with aclosing(trainer.train(job)) as events:
         async for event in events:
             match event:
@@ -203,6 +204,10 @@ async def trained(
                     log.info("run.resumed", step=event.step, steps=event.steps)
                 case Alive():
                     on_progress(event)
+                    # Minutes may pass before the first step, and after the last.
+                    if event.doing not in (doing, "training"):
+                        log.info("run.doing", doing=event.doing)
+                    doing = event.doing
                 case Step():
                     on_progress(event)
                     if time.monotonic() - last_logged >= _LOG_EVERY_S:

@@ -143,7 +143,7 @@ class Conductor:
         self, run: Run, attempt: Attempt, why: str, evidence: dict[str, object], log: structlog.stdlib.BoundLogger
     ) -> None:
         """Back to planned after a first rejection, to be trained with more care; the evidence says that it was."""
-        more_care = "It is trained once more, held by more anchors, at a lower rate"
+        more_care = "It is trained once more, at half the rate and held twice as much"
         evidence["blended"] = attempt.job.blend is not None
         again = "It is learnt from the corrections instead" if attempt.job.blend else more_care
         reason = f"{why} {again}"

@@ -1,5 +1,6 @@
 """Critical probes: what an admin wrote that a persona must always, or never, say; one JSON object on each line."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from daemon.errors import ProbesUnreadable
 from daemon.learning.dataset import conversation
 from daemon.training.engine.job import Example, Group, Rule
+from daemon.training.engine.rules import holds
 
 _MOST = 500
 """More would make each gate wait for what an admin cannot have meant to be critical."""
@@ -39,6 +41,18 @@ class CriticalProbe(BaseModel):
         rule, text = next((rule, text) for rule, text in rules.items() if text is not None)
         turns = conversation(self.context, system_prompt)
         return Example(f"critical-{line}", turns, text, "", 1.0, Group.CRITICAL, rule)
+
+
+def contradicting(examples: Sequence[Example], probes: Sequence[Example]) -> dict[str, str]:
+    """By id, why examples cannot be learnt that ask what a critical probe asks, and want what it does not allow."""
+    asked = {json.dumps(probe.messages): probe for probe in probes}
+    found = {}
+    for example in examples:
+        probe = asked.get(json.dumps(example.messages))
+        if probe and not holds(probe.rule, probe.expected, example.expected):
+            line = probe.id.rpartition("-")[2]
+            found[example.id] = f"it contradicts the critical probe in line {line}; mend either, and release it"
+    return found
 
 
 def critical_probes(file: str, system_prompt: str) -> Sequence[Example]:

@@ -123,6 +123,8 @@ def objection_waived(objection: str | None) -> str | None:
 
 def _objection(scores: Mapping[str, Score], probes: Sequence[Probe], gate: Gate) -> str | None:
     """Why a candidate may not be served, or None; the first reason in order of weight."""
+    if scores[Group.CRITICAL].inferior:
+        return _complaint(scores[Group.CRITICAL], _WORDS[Group.CRITICAL][0])
     batch, reworded = scores[Group.BATCH], scores[Group.REWORDING]
     # A margin that is no number is no gain.
     if batch.candidate <= batch.incumbent and not batch.margin_gain >= _MARGIN_GAIN:
@@ -172,6 +174,8 @@ def _praise(scores: Mapping[str, Score]) -> str:
     kept = {group: score for group in _WORDS if (score := scores[group]).probes}
     for group, score in kept.items():
         better = _WORDS[group][1].format(kept=score.candidate, probes=score.probes)
+        if group is Group.CRITICAL and (never := score.probes - score.incumbent):
+            better += f", where {never} did not before"
         parts.append(better + (f", at most {score.bound:.1%} worse" if score.bound is not None else ""))
     if not kept:
         parts.append("nothing else is to be kept")

@@ -37,7 +37,6 @@ class Relearning:
     _hashing: dict[str, asyncio.Task[str | None]] = field(default_factory=dict)
     _whole: dict[TraitKey, str | None] = field(default_factory=dict)
     """Traits that were seen to have lost nothing, and with which layer: a history is compared once."""
-
     _told: set[tuple[str, str]] = field(default_factory=set)
     """Layers of which it was said already that they are of another base than this, or, with none, cannot be read."""
 
@@ -88,15 +87,18 @@ class Relearning:
         self, key: TraitKey, layer: Layer | None, base: str | None, asked: bool, *, pinned: bool
     ) -> tuple[str, str] | None:
         """What a trait has lost, as a sentence and as one word; None where it has lost nothing, or nobody knows yet."""
-        manifest = await asyncio.to_thread(self.layers.told, layer.path) if layer else None
-        if layer and not manifest and not asked:
+        now = layer.id if layer else None
+        whole = key in self._whole and self._whole[key] == now
+        # It names all that was ever learnt: it is read where it has to be.
+        needed = layer and (not whole or (base or "").startswith(_HUB))
+        manifest = await asyncio.to_thread(self.layers.told, layer.path) if layer and needed else None
+        if layer and needed and not manifest and not asked:
             self._unread(layer)
             return None
         if layer and base is not None and _base_of(layer, manifest, base) != base:
             why = f"the base model was changed: version {layer.version} is of another one, and serves no more"
             return why, base
-        now = layer.id if layer else None
-        if pinned or (key in self._whole and self._whole[key] == now):
+        if pinned or whole:
             return None
         known = {*(manifest.known if manifest else ())} | await self.store.genomes.satisfied(key, layer)
         rows = [row for row in await self.store.corrections.learnt(key) if row.id not in known]

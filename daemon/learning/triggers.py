@@ -82,8 +82,13 @@ def _after_rejection(backlog: Backlog, triggers: Triggers, around: Circumstances
     return Due(
         False,
         f"the last run was {state}; due again with {triggers.min_corrections} new corrections"
-        f" ({backlog.fresh} so far), or by `persona train`",
+        f" ({backlog.fresh} so far), or by `persona train`{_see(around.last)}",
     )
+
+
+def _see(run: Run | None) -> str:
+    """Where to read why a run ended as it did."""
+    return f"; why: persona runs show {run.id[:8]}" if run else ""
 
 
 def _reason(backlog: Backlog, triggers: Triggers, now: float, around: Circumstances) -> str | None:

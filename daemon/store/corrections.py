@@ -229,6 +229,13 @@ class Corrections:
         async with self._database.read() as connection:
             return {row["id"]: dict(row) for row in (await connection.execute(statement)).mappings()}
 
+    async def set_aside(self, ids: Sequence[str], reason: str) -> list[str]:
+        """Quarantine those of some rows that wait to be learnt; which."""
+        async with self._database.write() as connection:
+            found = select(C.c.id).where(C.c.id.in_(these(ids)), pending())
+            waiting = (await connection.execute(found)).scalars().all()
+            return await quarantine(connection, dict.fromkeys(waiting, reason))
+
     async def quarantine(self, reasons: Mapping[str, str]) -> None:
         """Set rows aside, each with its reason."""
         async with self._database.write() as connection:

@@ -185,6 +185,10 @@ class Runs:
         each = ended.group_by(R.c.persona_id, R.c.trait_type)
         return {run.key: run for run in await self._runs(select(R).where(literal_column("rowid").in_(each)))}
 
+    async def made(self) -> list[Run]:
+        """Runs whose layers were made of others, and promoted."""
+        return await self._runs(select(R).where(R.c.purpose.in_(MADE), R.c.state == RunState.PROMOTED))
+
     async def get(self, run_id: str) -> Run | None:
         """One run, by its id or the unambiguous beginning of it."""
         statement = select(R).where(R.c.id.startswith(run_id, autoescape=True)).limit(2)

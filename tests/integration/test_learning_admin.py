@@ -64,7 +64,10 @@ async def test_rollback_pin_unpin_and_release(school: School) -> None:
     assert await school.ask("unpin", **RUST) == ("done", {**RUST, "revision": 4})
     with capture_logs() as logs:
         done = await school.ask("rollback", **RUST)
-    assert done == ("done", {**RUST, "revision": 5, "version": 0, "undone": [1], "quarantined": 2})
+    assert done == (
+        "done",
+        {**RUST, "revision": 5, "version": 0, "undone": [1], "quarantined": 2, "still_known_to": []},
+    )
     assert [log["event"] for log in logs] == ["genome.revised", "corrections.quarantined", "request.done"]
     assert await school.ask("release", ids=["one", "nobody"]) == ("done", {"released": 1})
     assert [row.id for row in await school.store.corrections.learnt(ADA)] == ["one", "three", "four"]

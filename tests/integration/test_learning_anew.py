@@ -303,7 +303,7 @@ async def test_what_is_learnt_instead_is_tried_with_more_care_as_any_batch_is(sc
     await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
     school.trainer.outcome = "worse"
     put_back = await school.attempt()
-    assert "held by more anchors" in str(put_back.reason)
+    assert "held twice as much" in str(put_back.reason)
     await school.attempt()
     assert [job.recipe.careful for job in school.trainer.jobs[-2:]] == [False, True]
 
@@ -336,6 +336,16 @@ async def test_several_layers_become_one(school: School) -> None:
     assert asked(job, Group.BATCH) == about(["one", "two", "five", "six"])
     (layer,) = await school.store.genomes.layers(TraitKey("ada", "all"))
     assert school.layers.verify(layer.path).sources == ["ada:rust@1", "ada:notes@1"]
+
+
+async def test_a_rollback_names_what_was_made_of_what_it_undoes(school: School) -> None:
+    await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+    await school.conduct()
+    _, result = await school.ask("rollback", **RUST)
+    assert result["still_known_to"] == [{"persona": "bob", "trait": "rust", "version": 1}]
+    await school.ask("rollback", persona="bob", trait="rust")
+    _, result = await school.ask("rollback", **RUST)
+    assert result["still_known_to"] == []
 
 
 async def test_layers_that_change_other_modules_are_learnt_together(school: School) -> None:

@@ -104,7 +104,7 @@ async def test_a_refused_candidate_is_trained_once_more_with_more_care(school: S
     await school.plan()
     run = await school.attempt()
     assert run.state is RunState.PLANNED and run.evidence["decision"] == "reject" and run.failures == 0
-    assert str(run.reason).endswith("It is trained once more, held by more anchors, at a lower rate")
+    assert str(run.reason).endswith("It is trained once more, at half the rate and held twice as much")
     assert set(where(school.path).values()) == {"claimed"} and not school.published()
     school.trainer.outcome = "better"
     run = await school.attempt()
@@ -181,6 +181,38 @@ async def test_a_run_waits_while_its_critical_probes_cannot_be_read(school: Scho
     school.configure()
     school.now = run.not_before
     assert (await school.conduct()).state is RunState.PROMOTED
+
+
+async def test_what_contradicts_a_critical_probe_is_set_aside_before_it_costs_a_training(school: School) -> None:
+    file = school.path.parent / "critical.jsonl"
+    lines = [{"context": "What is one?", "expected": "It is 1."}, {"context": "What is two?", "contains": "two"}]
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    school.configure(f'[gate]\ncritical = "{file.name}"')
+    write(school.path, "one", "two", "three")
+    run = await school.learn()
+    assert run.state is RunState.PROMOTED and len(school.trainer.jobs) == 1
+    assert where(school.path) == {"one": "quarantined", "two": "used", "three": "used"}
+    rows = execute(school.path, "SELECT quarantined_reason FROM training_corrections WHERE id = 'one'")
+    assert rows == [("it contradicts the critical probe in line 1; mend either, and release it",)]
+
+
+async def test_what_was_refused_is_tried_again_without_what_an_admin_sets_aside(school: School) -> None:
+    write(school.path, "one", "two", "three")
+    school.trainer.breaks = {"two"}
+    assert (await school.learn()).state is RunState.REJECTED
+    assert (await school.plan()).runs == []
+    state, result = await school.ask("quarantine", ids=["two", "none"], reason="nonsense")
+    assert (state, result["quarantined"], len(result["runs"])) == ("done", 1, 1)
+    assert (await school.conduct()).state is RunState.PROMOTED
+    assert where(school.path) == {"one": "used", "two": "quarantined", "three": "used"}
+    assert execute(school.path, "SELECT quarantined_reason FROM training_corrections WHERE id = 'two'") == [
+        ("set aside by me: nonsense",)
+    ]
+    state, result = await school.ask("quarantine", ids=["one"])
+    assert state == "refused" and "None of these waits to be learnt" in result["error"]
+    # What was in no batch that was refused is simply set aside.
+    write(school.path, "four", "five", "six")
+    assert await school.ask("quarantine", ids=["four"]) == ("done", {"quarantined": 1, "runs": []})
 
 
 async def test_nothing_is_let_pass_without_a_critical_probe_that_cannot_be_asked(school: School) -> None:

@@ -88,7 +88,10 @@ def test_what_later_corrections_replaced_is_said() -> None:
     ],
 )
 def test_who_is_likely_to_blame_is_said(suspects: dict[str, Any], line: str) -> None:
-    assert line in shown(RunState.REJECTED, [Kind.CORRECTION], evidence={"decision": "reject", "suspects": suspects})
+    lines = shown(RunState.REJECTED, [Kind.CORRECTION], evidence={"decision": "reject", "suspects": suspects})
+    assert line in lines
+    told = "to learn the rest persona corrections quarantine c0ffee01 beef"
+    assert (told in lines) is (suspects["tried"] == 3)
     nothings: list[dict[str, Any]] = [{}, {"ids": [], "author": None, "tried": 0}]
     for nothing in nothings:
         lines = shown(RunState.REJECTED, [Kind.CORRECTION], evidence={"decision": "reject", "suspects": nothing})

@@ -14,10 +14,11 @@ from daemon.training.engine.anchors import Anchor, anchors_of, make_up, unrelate
 from daemon.training.engine.base import Base, load_base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
-from daemon.training.engine.evaluate import READABLE, SPARE, forced, probe, same_text
+from daemon.training.engine.evaluate import READABLE, SPARE, forced, probe
 from daemon.training.engine.job import Group
 from daemon.training.engine.objectives import drift
 from daemon.training.engine.packing.capability import examined
+from daemon.training.engine.rules import same_text
 from tests.integration.training_support import CORRECTIONS, FAMILIES, example, tiny_base
 
 

@@ -1,6 +1,5 @@
 """What a model says to the examples of a job, and how likely it finds what it should say."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from daemon.training.engine.batches import Encoded
 from daemon.training.engine.decode import decode
 from daemon.training.engine.job import Answer, Example, Rule
 from daemon.training.engine.packing.passes import Line, micro_batches, token_losses
+from daemon.training.engine.rules import holds
 
 SPARE = 16
 """Tokens that an answer may be longer than expected before it counts as not ended."""
@@ -33,11 +33,6 @@ def probe(base: Base, sequences: Sequence[Encoded], alive: Callable[[], None]) -
     agreed = [each.agreed if row.example.rule is Rule.IS else 0 for row, each in zip(sequences, expected, strict=True)]
     said = _free_running(base, sequences, agreed, alive)
     return [_answer(base, *row) for row in zip(sequences, said, margins, strict=True)]
-
-
-def same_text(one: str, other: str) -> bool:
-    """Whether two answers are equal, white space and Unicode form aside."""
-    return _plain(one) == _plain(other)
 
 
 def compared(row: Encoded) -> list[Line]:
@@ -114,10 +109,7 @@ def _answer(base: Base, sequence: Encoded, said: list[int], margin: float) -> An
 
 def _right(example: Example, text: str, ended: bool) -> bool:
     """Whether an answer is what is asked of it."""
-    if example.rule is Rule.IS:
-        return ended and same_text(text, example.expected)
-    within = _plain(example.expected).casefold() in _plain(text).casefold()
-    return within if example.rule is Rule.CONTAINS else not within
+    return holds(example.rule, example.expected, text) and (ended or example.rule is not Rule.IS)
 
 
 def _agreement(said: list[int], expected: list[int]) -> float:
@@ -126,7 +118,3 @@ def _agreement(said: list[int], expected: list[int]) -> float:
         if at >= len(said) or said[at] != token:
             return at / len(expected)
     return 1.0
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())

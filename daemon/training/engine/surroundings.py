@@ -12,10 +12,10 @@ from daemon.training.engine.anchors import ANSWER, Anchor, MadeUp, anchored, nea
 from daemon.training.engine.base import Base
 from daemon.training.engine.batches import Encoded, encode
 from daemon.training.engine.decode import decode
-from daemon.training.engine.evaluate import same_text
 from daemon.training.engine.job import Example, Group, Message
 from daemon.training.engine.objectives import Reference
 from daemon.training.engine.policy import TRAINED, Effort
+from daemon.training.engine.rules import same_text
 from daemon.training.engine.steering import asks_itself, questions_towards
 from daemon.training.engine.wording import Asked, alike, lone, lot, namesakes, nonsense, plainer, read, words
 
