@@ -156,6 +156,8 @@ def _numbers(run: Document, *, down: bool) -> str:
 
 def _besides(run: Document) -> list[str]:
     """What goes on that is no training step."""
+    if run["state"] == "rejected":
+        return ["looking for who is to blame"]
     return [plain(run["doing"])] if run["doing"] and run["doing"] != run["state"] else []
 
 

@@ -24,7 +24,7 @@ async def document(store: Store, config: Config, note: Mapping[str, Any] | None)
     return {
         "daemon": _daemon(note),
         "traits": await _traits(store, config, live, alive=note is not None),
-        "runs": await _runs(store, live, note or {}),
+        "runs": await _runs(store, [*live, *await _explained(store, live, note or {})], note or {}),
         "genomes": [_genome(genome) for genome in genomes],
         "runtimes": _runtimes(config, await store.runtimes.all(), revisions),
     }
@@ -107,6 +107,13 @@ async def _runs(store: Store, live: Sequence[Run], note: Mapping[str, Any]) -> l
         }
         for run in live
     ]
+
+
+async def _explained(store: Store, live: Sequence[Run], note: Mapping[str, Any]) -> list[Run]:
+    """Runs that are over, while it is found out who is to blame for it."""
+    working = (note.get("progress") or {}).keys() - {run.id for run in live}
+    found = [await store.runs.get(run_id) for run_id in sorted(working)]
+    return [run for run in found if run and run.state is RunState.REJECTED]
 
 
 def _again_in(run: Run) -> int:

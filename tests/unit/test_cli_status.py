@@ -48,6 +48,11 @@ def test_nobody_closes_a_difference_while_no_daemon_runs() -> None:
             {"attempt": 2, "reason": "interrupted", "doing": "loading llama"},
             "training attempt 2; loading llama; the one before: interrupted",
         ),
+        (
+            "ready",
+            {"state": "rejected", "doing": "planning", "step": 3, "steps": 40, "loss": 0.5},
+            "3/40, loss 0.5, looking for who is to blame",
+        ),
         ("ready", {"doing": "training", "step": 1, "steps": 4, "loss": 0.5}, "1/4, loss 0.5"),
         ("ready", {"doing": "measuring drift", "step": 4, "steps": 4, "loss": 0.5}, "4/4, loss 0.5, measuring drift"),
         ("ready", {"state": "planned", "attempt": 2, "reason": "out of memory"}, "planned out of memory"),

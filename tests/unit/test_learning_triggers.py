@@ -14,6 +14,7 @@ from daemon.learning.triggers import Circumstances, Due, decide, span
 KEY = TraitKey("ada", "rust")
 NOW = 1_800_000_000.0
 HOUR, DAY = 3_600.0, 86_400.0
+SEE = "; why: persona runs show r"
 
 
 def backlog(pending: int = 3, age: float = HOUR, **others: Any) -> Backlog:
