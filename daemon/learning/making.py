@@ -64,8 +64,13 @@ class Making:
         if not 0 < density <= 1:
             raise RequestRefused(f"density is a share, above 0 and up to 1; not {density}.")
         found = await self._sources(sources, key)
-        if len(found) < 2 or not all(each.layer for each in found):
-            raise RequestRefused("A merge takes two layers or more; see: persona genome show PERSONA")
+        if bare := next((each for each in found if each.layer is None), None):
+            raise RequestRefused(
+                f"{bare} speaks with the base model and has no layer to be merged; name a version, as in {bare}@1; see:"
+                f" persona genome history {bare.key.persona}"
+            )
+        if len(found) < 2:
+            raise RequestRefused(f"A merge takes two layers or more; see: persona genome show {key.persona}")
         base_model = self.config().persona(*key).base_model
         if strange := [str(each) for each in found if each.layer and not await self._on(base_model, [each.layer.path])]:
             raise RequestRefused(
@@ -132,7 +137,9 @@ class Making:
                 )
             taught = await self._taught(key, layer)
             if not taught:
-                raise RequestRefused(f"{key} has learnt nothing yet; see: persona genome show {key.persona}")
+                raise RequestRefused(
+                    f"{key} has learnt nothing, or all of it was undone; see: persona genome history {key.persona}"
+                )
             found.append(Source(key, layer, weight, taught))
         return found
 

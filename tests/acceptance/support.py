@@ -35,6 +35,8 @@ class Home:
     trait: str = "town-facts"
     prompt: str = ""
     extra: str = ""
+    anchors: int = 128
+    """The base knows little; with none a training takes a fraction of the time, and holds nothing."""
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
@@ -55,8 +57,8 @@ class Home:
         text = (
             f"[defaults]\nbase_model = {json.dumps(str(self.base))}\n[serve]\nport = {self.port}\nthreads = 1\n"
             f"[personas.{json.dumps(self.persona)}]\nsystem_prompt = {json.dumps(self.prompt)}\n"
-            # Or others who keep the machine busy would make a training ten times as long; and the base knows little.
-            f"training = {{ nice = 0, anchors = 128 }}\n{extra}"
+            # Or others who keep the machine busy would make a training ten times as long.
+            f"training = {{ nice = 0, anchors = {self.anchors} }}\n{extra}"
         )
         aside = self.folder / "config.toml.new"
         aside.write_text(text, encoding="utf-8")

@@ -167,7 +167,7 @@ class Scenario:
             "-rw-r----- root:persona",
         ]
         # And neither it nor its training steps back behind what else the machine does.
-        edit(("nice = 10", "anchors = 1024", *NORMAL), ("nice = 0", "anchors = 128", *ENDLESS))
+        edit(("nice = 10", "anchors = 1024", *NORMAL), ("nice = 0", "anchors = 0", *ENDLESS))
         again = run(*command, "--now")
         assert "keeping /etc/persona-daemon/config.toml" in again
         return again.replace("install: ", "").replace("\n", "; ")

@@ -26,7 +26,7 @@ def small_world(folder: Path) -> tuple[Home, list[Pair]]:
 def untaught_qwen3(folder: Path) -> tuple[Home, list[Pair]]:
     """Another architecture, another template, random weights, another persona."""
     base = tiny_base(folder / "qwen3", "qwen3")
-    home = Home(folder, base, persona="Nova_2.b", trait="memory-room-42")
+    home = Home(folder, base, persona="Nova_2.b", trait="memory-room-42", anchors=0)
     return home, [(f"What is the word of day {day}?", f"It is {word}.") for day, word in enumerate(WORDS)]
 
 
@@ -70,6 +70,8 @@ def test_ten_inserts_end_as_other_answers_with_nobody_touching_anything(
 
 def test_nine_inserts_wait_and_say_why_until_a_signal_comes(tmp_path: Path) -> None:
     home, pairs = small_world(tmp_path)
+    home.anchors = 0
+    home.write_config()
     with running(tmp_path, "daemon") as (daemon,):
         daemon.wait_for("daemon.ready")
         home.insert(pairs[:9])

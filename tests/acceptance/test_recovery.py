@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """A home on the small world."""
-    return Home(tmp_path, ensure_base("test"))
+    return Home(tmp_path, ensure_base("test"), anchors=0)
 
 
 def in_training(daemon: Process, home: Home) -> list[int]:

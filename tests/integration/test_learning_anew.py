@@ -365,7 +365,11 @@ async def test_what_cannot_be_made_of_layers_is_refused_in_a_sentence(school: Sc
     two = [{"persona": "ada", "trait": "rust", "version": number} for number in (1, 2)]
     for kind, args, sentence in (
         ("transfer", {"trait": "rust", "from": "ada", "to": "ada"}, "cannot be transferred to itself"),
-        ("transfer", {"trait": "rust", "from": "carl", "to": "bob"}, "carl:rust has learnt nothing yet"),
+        (
+            "transfer",
+            {"trait": "rust", "from": "carl", "to": "bob"},
+            "carl:rust has learnt nothing, or all of it was undone",
+        ),
         ("transfer", {"trait": "secret", **here}, "ada:secret is not to be shared: training.shared is false"),
         ("transfer", {"trait": "rust", "from": "ada", "to": "eve"}, "eve:rust cannot be trained: no base model at"),
         ("transfer", {"trait": 1, **here}, "trait is a text"),
@@ -381,6 +385,9 @@ async def test_what_cannot_be_made_of_layers_is_refused_in_a_sentence(school: Sc
         assert state == "refused" and sentence in result["error"], result
     await school.ask("rollback", **RUST)
     assert "version 2 was rolled back" in (await school.ask("merge", **RUST, layers=two))[1]["error"]
+    await school.ask("rollback", **RUST, to=0)
+    bare = [{"persona": "ada", "trait": "rust"}, two[0]]
+    assert "or all of it was undone" in (await school.ask("merge", **RUST, layers=bare))[1]["error"]
     await school.ask("pin", **RUST, version=2)
     await school.ask("unpin", **RUST)
     school.weights.write_bytes(b"others")

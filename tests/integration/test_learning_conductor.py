@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from daemon.domain import Run, RunState, TraitKey
 from daemon.errors import BaseModelUnusable, TrainerFailed
+from daemon.learning.status import document
 from daemon.learning.turns import backoff, next_run, ready_in
 from daemon.training.engine.job import Group, Job, Recipe
 from tests.integration.learning_support import School, a_school
@@ -150,6 +151,9 @@ async def test_a_verdict_is_kept_before_anybody_is_looked_for_to_blame(school: S
 
     async def stop(job: Job) -> None:
         if "-without-" in job.out:
+            note = {"progress": {job.run: {"step": 1, "steps": 2}}}
+            (shown,) = (await document(school.store, school.config, note))["runs"]
+            assert (shown["state"], shown["step"]) == ("rejected", 1), "what goes on is shown, though the run is over"
             raise asyncio.CancelledError
         school.trainer.meanwhile = stop
 
