@@ -110,6 +110,7 @@ class Job:
     attempt: int
     base_model: str
     examples: list[Example]
+    """In the order of their arrival: of two that ask the same, the later one counts."""
     recipe: Recipe
     out: str
     incumbent: str | None = None

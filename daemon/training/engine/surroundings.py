@@ -48,9 +48,17 @@ class Surroundings:
 
 
 def look_around(
-    base: Base, rows: Sequence[Encoded], made_up: MadeUp, effort: Effort, alive: Callable[[], None]
+    base: Base,
+    rows: Sequence[Encoded],
+    made_up: MadeUp,
+    effort: Effort,
+    alive: Callable[[], None],
+    arrived: Sequence[str] = (),
 ) -> Surroundings:
-    """What lies around the rows of a training, the newest first."""
+    """What lies around the rows of a training, the batch first.
+
+    arrived: their ids in the order of arrival, where rows have another.
+    """
     own = _answers(base, [row.prompt for row in rows], alive)
     pairs = [(row.question, answer) for row, answer in zip(rows, own, strict=True)]
     known = read([*pairs, *made_up.pairs])
@@ -58,7 +66,9 @@ def look_around(
     nothing = dict.fromkeys(nonsense(known, NONSENSE), 0)
     to_all = frozenset(answer for _, _, answer in _asked(base, rows, nothing, alive))
 
-    superseded = _superseded(rows, asked, to_all)
+    turn = {name: at for at, name in enumerate(arrived)}
+    order = sorted(range(len(rows)), key=lambda at: turn.get(rows[at].example.id, 0))
+    superseded = _superseded([rows[at] for at in order], [asked[at] for at in order], to_all)
     each = [effort.new if row.example.group is Group.BATCH else effort.earlier for row in rows]
     meant = {one.answer: at for at, one in reversed([*enumerate(asked)]) if one.about}
     same, others = _told_apart(base, rows, asked, meant, _candidates(asked, known, each), alive)
@@ -92,7 +102,7 @@ def look_around(
 def _superseded(rows: Sequence[Encoded], asked: Sequence[Asked], to_all: frozenset[str]) -> dict[str, str]:
     """Of corrections that the base takes for the same question, those that a later one contradicts, by its id.
 
-    rows: in the order of their arrival, in which a job has them: what is learnt again may be older than what is known.
+    rows: in the order of their arrival: what is learnt again may be older than what is known.
     """
     found: dict[str, str] = {}
     held: dict[tuple[str, str], list[Example]] = {}

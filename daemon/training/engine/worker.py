@@ -166,7 +166,8 @@ class Worker:
         clock.lap("anchors")
         earlier = sum(row.example.group is not Group.BATCH for row in task.rows)
         far = effort(task.plan, earlier, base.parameters, base.device.type)
-        around = look_around(base, task.rows, made_up, far, lambda: self.report.alive("looking around"))
+        arrived = [example.id for example in job.examples]
+        around = look_around(base, task.rows, made_up, far, lambda: self.report.alive("looking around"), arrived)
         clock.lap("surroundings")
         return around
 
