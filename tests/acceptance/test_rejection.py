@@ -26,7 +26,7 @@ def looks_again(home: Home) -> None:
 @pytest.mark.timeout(3600)
 def test_a_batch_that_breaks_what_was_learnt_is_rejected_and_stays_away(tmp_path: Path) -> None:
     base = ensure_base("test")
-    home, world = Home(tmp_path, base, extra=AT_ONCE), world_of(base)
+    home, world = Home(tmp_path, base, extra=AT_ONCE, anchors=0), world_of(base)
     first, second, third = (corrections(world, 5, seed=8, start=start) for start in (0, 5, 10))
     with running(tmp_path, "daemon", "serve") as (daemon, server):
         daemon.wait_for("daemon.ready")
