@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from daemon.learning.gate import Decision
 from daemon.learning.judging import Judging
 from daemon.learning.making import Making
 from daemon.store.store import Store
-from daemon.training.engine.job import Alive, Finished, Group, Job, Loaded, Resumed, Step
+from daemon.training.engine.job import Alive, Example, Finished, Group, Job, Loaded, Resumed, Step
 from daemon.training.trainer import Trainer
 
 _LOG_EVERY_S = 5.0
@@ -95,9 +95,8 @@ class Attempts:
         incumbent = genome.layer(run.key.trait)
         usable = await self._usable(incumbent, settings, log) if incumbent else None
         known = await self._known(run, claimed, learnt, incumbent, usable)
-        data = dataset.build(claimed, learnt, settings.system_prompt, known)
         probes = await asyncio.to_thread(critical_probes, settings.gate.critical, settings.system_prompt)
-        data = data.without(contradicting(data.examples, probes))
+        data = _data(claimed, learnt, settings.system_prompt, known, probes)
         if not await self.set_aside(run, data, data.broken, log):
             return None
         blend = None if was_rejected(run) else await self.making.blend(run, settings.base_model)
@@ -179,6 +178,24 @@ class Attempts:
         if not await asyncio.to_thread(candidate.same_base, manifest, settings.base_model):
             return None
         return candidate.Incumbent(layer, manifest)
+
+
+def _data(
+    claimed: Sequence[Correction],
+    learnt: Sequence[Correction],
+    system_prompt: str,
+    known: Collection[str],
+    probes: Sequence[Example],
+) -> Dataset:
+    """The examples of a job, without those that contradict a critical probe: these replace nothing either."""
+    broken: dict[str, str] = {}
+    while True:
+        batch, earlier = ([row for row in part if row.id not in broken] for part in (claimed, learnt))
+        data = dataset.build(batch, earlier, system_prompt, known)
+        found = contradicting(data.examples, probes)
+        if not found:
+            return replace(data, broken={**data.broken, **broken})
+        broken |= found
 
 
 async def trained(

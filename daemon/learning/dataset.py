@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from daemon.domain import Correction, Kind
@@ -26,11 +26,6 @@ class Dataset:
     """Corrections that a later one of the same context replaces, by its id: not trained, not asked."""
     claimed: Mapping[str, Kind]
     """Which of all these are the batch's, and what they are to it."""
-
-    def without(self, broken: Mapping[str, str]) -> "Dataset":
-        """The same, where some examples are none either: id → why."""
-        examples = [example for example in self.examples if example.id not in broken]
-        return replace(self, examples=examples, broken={**self.broken, **broken})
 
     def in_the_way(self, unusable: Collection[str]) -> set[str]:
         """Examples that cannot be trained on, and that stand in the place of what may be learnt instead."""

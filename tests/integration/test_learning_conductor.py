@@ -200,6 +200,20 @@ async def test_what_contradicts_a_critical_probe_is_set_aside_before_it_costs_a_
     assert rows == [("it contradicts the critical probe in line 1; mend either, and release it",)]
 
 
+async def test_what_contradicts_a_critical_probe_replaces_nothing(school: School) -> None:
+    write(school.path, "one", "two")
+    await school.learn()
+    file = school.path.parent / "critical.jsonl"
+    file.write_text(json.dumps({"context": "What is one?", "expected": "It is ONE."}), encoding="utf-8")
+    school.configure(f'[gate]\ncritical = "{file.name}"')
+    write(school.path, "other", original_context="What is one?", expected_response="It is 1.")
+    write(school.path, "three")
+    run = await school.learn()
+    manifest = school.layers.verify(str(run.layer_path))
+    assert (manifest.learnt, manifest.rehearsed, manifest.superseded) == (["three"], ["one", "two"], [])
+    assert where(school.path)["other"] == "quarantined"
+
+
 async def test_what_was_refused_is_tried_again_without_what_an_admin_sets_aside(school: School) -> None:
     write(school.path, "one", "two", "three")
     school.trainer.breaks = {"two"}
