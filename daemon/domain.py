@@ -69,6 +69,9 @@ class RunState(StrEnum):
 MADE = frozenset({Purpose.TRANSFER, Purpose.MERGE})
 """Purposes of runs whose first candidate is made of layers that there are."""
 
+UNTAUGHT = frozenset({RunState.REJECTED, RunState.FAILED})
+"""How a run ends that made no layer of what it was to learn."""
+
 LIVE_STATES = frozenset({RunState.PLANNED, RunState.TRAINING, RunState.EVALUATING, RunState.PROMOTING})
 
 

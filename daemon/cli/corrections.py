@@ -26,6 +26,7 @@ from daemon.errors import NothingToDo, PersonaError, UsageInvalid
 if TYPE_CHECKING:
     from daemon.config.settings import Config
     from daemon.domain import Correction
+    from daemon.store.store import Store
     from daemon.store.writers import Written
 
 StateOption = Annotated[
@@ -168,10 +169,8 @@ async def _quarantine(config: "Config", ids: list[str], reason: str) -> Mapping[
     from daemon.cli.asking import ask, opened
 
     async with opened(config) as store:
-        found = [(name, await store.corrections.get(name)) for name in ids]
-    if unknown := [name for name, row in found if row is None]:
-        raise PersonaError(_no_single(unknown[0]))
-    return await ask(config, "quarantine", {"ids": [row.id for _, row in found if row], "reason": reason or None})
+        rows = [await _single(store, name) for name in ids]
+    return await ask(config, "quarantine", {"ids": [row.id for row in rows], "reason": reason or None})
 
 
 @app.command()
@@ -213,20 +212,17 @@ async def _release(
 
     async with opened(config) as store:
         if ids:
-            found = [(name, await store.corrections.get(name)) for name in ids]
+            rows = [await _single(store, name) for name in ids]
         else:
             aside = await store.corrections.find(persona, trait, "quarantined", _ALL)
             reasons = {undone_with(version) for version in versions}
-            found = [(row.id, row) for row in aside if not versions or row.quarantined in reasons]
-    if unknown := [name for name, row in found if row is None]:
-        raise PersonaError(_no_single(unknown[0]))
-    if not found:
+            rows = [row for row in aside if not versions or row.quarantined in reasons]
+    if not rows:
         whose = f"{persona}:{trait}" if persona and trait else persona or f"the trait {trait}"
         with_them = f" since v{' or v'.join(map(str, versions))} was undone" if versions else ""
         raise NothingToDo(
             f"Nothing of {whose} is quarantined{with_them}; see: persona corrections list --state quarantined"
         )
-    rows = [row for _, row in found if row]
     result = await ask(config, "release", {"ids": [row.id for row in rows]})
     return result, any(row.used for row in rows)
 
@@ -244,15 +240,16 @@ async def _get(config: "Config", correction_id: str) -> "tuple[Correction, set[s
     from daemon.cli.asking import opened
 
     async with opened(config) as store:
-        row = await store.corrections.get(correction_id) if correction_id else None
-        if row is None:
-            raise PersonaError(_no_single(correction_id))
-        return row, await _claimed(store)
+        return await _single(store, correction_id), await _claimed(store)
 
 
-def _no_single(beginning: str) -> str:
-    return f"No correction, or more than one, begins with {beginning!r}; see: persona corrections list"
+async def _single(store: "Store", beginning: str) -> "Correction":
+    """The one correction whose id begins so; raises PersonaError."""
+    row = await store.corrections.get(beginning) if beginning else None
+    if row is None:
+        raise PersonaError(f"No correction, or more than one, begins with {beginning!r}; see: persona corrections list")
+    return row
 
 
-async def _claimed(store: Any) -> set[str]:
+async def _claimed(store: "Store") -> set[str]:
     return {row.id for run in await store.runs.live() for row in await store.corrections.claimed_by(run.id)}

@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from daemon.cli.showing import console, cut, lasting, plain
+from daemon.cli.showing import besides, console, cut, lasting
 from daemon.domain import Run, RunState
 from daemon.store.lock import StoreLock
 from daemon.store.store import Store
@@ -44,11 +44,11 @@ class Bars:
         if run.id not in self._tasks:
             self._tasks[run.id] = self._bars.add_task(f"{run.key} v{run.version}", total=None, says="")
         task = self._tasks[run.id]
-        doing = plain((step or {}).get("doing") or "")
+        doing = besides((step or {}).get("doing"), run.state)
         if step and "step" in step:
             learnt = "" if step.get("learnt") is None else f", {step['learnt']:.0%} learnt"
             says = f"step {step['step']}/{step['steps']}, loss {step['loss']:.3g}{learnt}, ≤ {lasting(step['eta_s'])}"
-            says += f", {doing}" if doing and doing != run.state else ""
+            says += f", {doing}" if doing else ""
             self._bars.update(task, total=step["steps"], completed=step["step"], says=says)
         elif run.state.live:
             why = doing or cut(run.reason or "")

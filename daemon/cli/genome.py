@@ -103,7 +103,7 @@ def rollback(
     for other in result["still_known_to"]:
         name = f"{other['persona']}:{other['trait']}"
         say(f"{name} was made of {undone} in its v{other['version']}, and still knows it; to undo it there, too:")
-        say(f"  persona genome rollback {other['persona']} {other['trait']} --to {other['version'] - 1}")
+        say(f"  persona genome rollback {other['persona']} {other['trait']} --to {other['before']}")
     say(f"To bring v{result['undone'][0]} back as it was:")
     say(f"  persona genome pin {persona} {trait} {result['undone'][0]}")
 

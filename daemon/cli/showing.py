@@ -72,6 +72,11 @@ def cut(text: str | None, length: int = 60) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def besides(doing: str | None, state: str) -> str:
+    """What a run does that its state does not say already."""
+    return "" if doing is None or doing == state else plain(doing)
+
+
 def short(identity: str) -> str:
     """The beginning of an id."""
     return identity[:ID_SHOWN]

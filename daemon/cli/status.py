@@ -10,7 +10,7 @@ from rich.text import Text
 
 from daemon.cli import showing
 from daemon.cli.options import ConfigOption, JsonOption, load_config
-from daemon.cli.showing import ago, console, count, lasting, plain, print_json
+from daemon.cli.showing import ago, besides, console, count, lasting, plain, print_json
 from daemon.cli.tables import Table
 from daemon.errors import UsageInvalid
 
@@ -158,7 +158,7 @@ def _besides(run: Document) -> list[str]:
     """What goes on that is no training step."""
     if run["state"] == "rejected":
         return ["looking for who is to blame"]
-    return [plain(run["doing"])] if run["doing"] and run["doing"] != run["state"] else []
+    return [doing] if (doing := besides(run["doing"], run["state"])) else []
 
 
 def _waiting(run: Document, *, down: bool) -> str:

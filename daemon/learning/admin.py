@@ -12,7 +12,7 @@ import structlog
 from daemon.domain import AdminRequest, Layer, Purpose, Run, RunState, TraitKey
 from daemon.errors import LayerError, PersonaError, RequestRefused
 from daemon.genome.directories import LayerDirectories
-from daemon.learning import candidate
+from daemon.learning import announcing, candidate
 from daemon.learning.making import Making
 from daemon.learning.planner import Ask, Planner, Wishes
 from daemon.store.plans import of_row
@@ -108,8 +108,7 @@ class Admin:
         await candidate.retract(self.store, self.layers, run)
         log = _log.bind(persona=run.key.persona, trait=run.key.trait, run=run.id)
         log.info("run.cancelled")
-        if aside:
-            log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"not learnt: {reason}")
+        announcing.set_aside(log, aside, f"not learnt: {reason}")
         back = sum(row.quarantined is None for row in await self.store.corrections.claimed_by(run.id))
         return {"run": run.id, "pending": back, "quarantined": len(aside)}
 
@@ -123,10 +122,7 @@ class Admin:
         version = done.layer.version if done.layer else 0
         fields: dict[str, Any] = {"persona": key.persona, "trait": key.trait}
         _log.info("genome.revised", **fields, revision=done.revision, version=version, reason="rollback")
-        if done.quarantined:
-            reason = f"rolled back with v{versions[0]}"
-            count = len(done.quarantined)
-            _log.warning("corrections.quarantined", **fields, corrections=count, ids=done.quarantined, reason=reason)
+        announcing.set_aside(_log.bind(**fields), done.quarantined, f"rolled back with v{versions[0]}")
         return {
             **fields,
             "revision": done.revision,
@@ -137,12 +133,18 @@ class Admin:
         }
 
     async def _made_of(self, undone: Sequence[Layer]) -> list[dict[str, Any]]:
-        """Traits that speak with a layer that was made of some that are undone, and know what those learnt."""
+        """Traits that speak with a layer that was made of some that are undone; what each spoke with before that."""
         ids, found = {layer.id for layer in undone}, []
         for run in await self.store.runs.made():
-            layer = (await self.store.genomes.get(run.key.persona)).layer(run.key.trait)
-            if layer and layer.version >= run.version and ids & {each["id"] for each in run.task.get("layers", ())}:
-                found.append({"persona": run.key.persona, "trait": run.key.trait, "version": run.version})
+            if ids.isdisjoint(each["id"] for each in run.task.get("layers", ())):
+                continue
+            speaks = (await self.store.genomes.get(run.key.persona)).layer(run.key.trait)
+            if speaks and speaks.version >= run.version:
+                versions = {layer.id: layer for layer in await self.store.genomes.layers(run.key)}
+                made = next(layer for layer in versions.values() if layer.version == run.version)
+                before = versions[made.parent_id].version if made.parent_id else 0
+                names = {"persona": run.key.persona, "trait": run.key.trait}
+                found.append({**names, "version": run.version, "before": before})
         return found
 
     async def _taught(self, key: TraitKey) -> dict[str, list[str]]:
@@ -218,8 +220,7 @@ class Admin:
         for name, row in (await self.store.corrections.by_ids(aside)).items():
             theirs.setdefault(of_row(row), []).append(name)
         for key, names in theirs.items():
-            fields = {"persona": key.persona, "trait": key.trait}
-            _log.warning("corrections.quarantined", **fields, corrections=len(names), ids=names, reason=reason)
+            announcing.set_aside(_log.bind(persona=key.persona, trait=key.trait), names, reason)
             last = await self.store.runs.last_ended(key, Purpose.LEARN)
             # What was refused with them is tried without them: that is the news it waited for.
             if last and last.state is RunState.REJECTED:

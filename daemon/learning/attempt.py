@@ -10,12 +10,12 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Config, Resolved
-from daemon.domain import MADE, Correction, Kind, Layer, Purpose, Run, RunState
+from daemon.domain import MADE, UNTAUGHT, Correction, Kind, Layer, Purpose, Run
 from daemon.errors import LayerError, ProbesUnreadable, TrainerFailed
 from daemon.genome.directories import LayerDirectories
 from daemon.genome.fingerprint import base_fingerprint
-from daemon.learning import candidate, dataset
-from daemon.learning.critical import contradicting, critical_probes
+from daemon.learning import announcing, candidate, dataset
+from daemon.learning.critical import contradicting, critical_probes, line_of
 from daemon.learning.dataset import Dataset
 from daemon.learning.gate import Decision
 from daemon.learning.judging import Judging
@@ -51,9 +51,8 @@ class Attempt:
         """Raise ProbesUnreadable where a critical probe could not be asked: without it, nothing is let pass."""
         for example in self.job.examples:
             if example.group is Group.CRITICAL and example.id in unusable:
-                line, file = example.id.rpartition("-")[2], self.settings.gate.critical
-                why = unusable[example.id]
-                raise ProbesUnreadable(f"Line {line} of the critical probes {file} cannot be asked: {why}.")
+                where = f"Line {line_of(example)} of the critical probes {self.settings.gate.critical}"
+                raise ProbesUnreadable(f"{where} cannot be asked: {unusable[example.id]}.")
 
     @property
     def may_try_again(self) -> bool:
@@ -124,7 +123,7 @@ class Attempts:
         if reasons:
             await self.store.runs.set_aside(run, reasons)
         for correction, reason in reasons.items():
-            log.warning("corrections.quarantined", corrections=1, ids=[correction], reason=reason)
+            announcing.set_aside(log, [correction], reason)
         # Affirmations alone are no batch, before a run or in one.
         if any(row.kind is Kind.CORRECTION and row.id not in reasons for row in held):
             return True
@@ -138,8 +137,7 @@ class Attempts:
 
     async def _cancel(self, run: Run, why: str, log: structlog.stdlib.BoundLogger, *, held_back: bool) -> None:
         aside = await self.store.runs.cancel(run, why, self.clock(), held_back=held_back)
-        if aside:
-            log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"not learnt: {why}")
+        announcing.set_aside(log, aside, f"not learnt: {why}")
 
     async def _known(
         self,
@@ -164,7 +162,7 @@ class Attempts:
         since = incumbent.version if incumbent else 0
         if last is None or last.version <= since or last.settings_hash != run.settings_hash:
             return False
-        return last.state in (RunState.REJECTED, RunState.FAILED)
+        return last.state in UNTAUGHT
 
     async def _usable(
         self, layer: Layer, settings: Resolved, log: structlog.stdlib.BoundLogger

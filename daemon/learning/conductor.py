@@ -23,7 +23,7 @@ from daemon.errors import (
     TrainerFailed,
 )
 from daemon.genome.directories import LayerDirectories, content_hash_of
-from daemon.learning import candidate, gate
+from daemon.learning import announcing, candidate, gate
 from daemon.learning.attempt import Attempt, Attempts, trained
 from daemon.learning.gate import Decision, Verdict
 from daemon.learning.judging import Judging
@@ -218,7 +218,7 @@ class Conductor:
         aside = await self.store.runs.reject(run, evidence, verdict.reason, self.clock(), attempt.lost())
         log.warning("run.rejected", reason=verdict.reason)
         for reason, ids in aside.items():
-            log.warning("corrections.quarantined", corrections=len(ids), ids=ids, reason=reason)
+            announcing.set_aside(log, ids, reason)
 
     async def _again(self, run: Run, reason: str) -> None:
         """Back to planned, through nobody's fault."""
@@ -253,8 +253,7 @@ class Conductor:
             self.layers.discard(run.id)
             await candidate.retract(self.store, self.layers, current)
             log.error("run.failed", reason=reason, failures=run.failures + 1)
-            if aside:
-                log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=f"failed: {reason}")
+            announcing.set_aside(log, aside, f"failed: {reason}")
             return
         await self.store.runs.retry(current, reason, self.clock() + wait, failed=counts)
         await candidate.retract(self.store, self.layers, current)

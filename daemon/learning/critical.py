@@ -50,9 +50,15 @@ def contradicting(examples: Sequence[Example], probes: Sequence[Example]) -> dic
     for example in examples:
         probe = asked.get(json.dumps(example.messages))
         if probe and not holds(probe.rule, probe.expected, example.expected):
-            line = probe.id.rpartition("-")[2]
-            found[example.id] = f"it contradicts the critical probe in line {line}; mend either, and release it"
+            found[example.id] = (
+                f"it contradicts the critical probe in line {line_of(probe)}; mend either, and release it"
+            )
     return found
+
+
+def line_of(probe: Example) -> str:
+    """The line of the file that a probe is named after."""
+    return probe.id.rpartition("-")[2]
 
 
 def critical_probes(file: str, system_prompt: str) -> Sequence[Example]:

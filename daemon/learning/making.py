@@ -10,18 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from daemon.config.settings import Config
 from daemon.domain import Intent, Layer, Purpose, Run, TraitKey
 from daemon.errors import LayerError, RequestRefused
 from daemon.genome.directories import LayerDirectories
+from daemon.learning import announcing
 from daemon.learning.candidate import same_base
 from daemon.learning.hindrance import hindrance
 from daemon.store.store import Store
 from daemon.training.engine.job import Blend
 
-_log = structlog.get_logger()
 _METHODS = ("cat", "linear", "ties", "dare")
 
 
@@ -110,8 +108,7 @@ class Making:
         run = await self.store.plans.make(key, intent, self.clock(), taught)
         if run is None:
             raise RequestRefused(f"A run of {key} is under way; wait for it, or cancel it: persona runs list")
-        names = {"persona": key.persona, "trait": key.trait, "run": run.id, "version": run.version}
-        _log.info("run.planned", **names, reason=run.planned_because)
+        announcing.planned(run)
         return run, len(await self.store.corrections.claimed_by(run.id))
 
     async def _sources(self, asked: Sequence[tuple[TraitKey, int | None, float]], target: TraitKey) -> list[Source]:

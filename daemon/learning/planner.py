@@ -10,6 +10,7 @@ import structlog
 from daemon.config.settings import Config, Resolved
 from daemon.domain import Backlog, Purpose, Run, RunState, TraitKey
 from daemon.genome.directories import LayerDirectories
+from daemon.learning import announcing
 from daemon.learning.hindrance import hindrance
 from daemon.learning.relearning import Relearning
 from daemon.learning.triggers import Circumstances, Due, decide
@@ -152,8 +153,7 @@ class Planner:
 
     async def _claim(self, key: TraitKey, why: str) -> list[Run]:
         for reason, ids in (await self.store.plans.refuse_misnamed(key)).items():
-            fields = {"persona": key.persona, "trait": key.trait, "corrections": len(ids), "ids": ids}
-            _log.warning("corrections.quarantined", **fields, reason=reason)
+            announcing.set_aside(_log.bind(persona=key.persona, trait=key.trait), ids, reason)
         settings = self.config().persona(key.persona, key.trait)
         run = await self.store.plans.learn(key, why, settings.settings_hash, self.clock())
         return self._announced(run, settings)
@@ -162,8 +162,7 @@ class Planner:
         if run is None:
             return []
         self._tried[run.id] = settings
-        names = {"persona": run.key.persona, "trait": run.key.trait, "run": run.id, "version": run.version}
-        _log.info("run.planned", **names, reason=run.planned_because)
+        announcing.planned(run)
         return [run]
 
     async def _judge(self, backlogs: Collection[Backlog], wishes: Wishes) -> list[Judgement]:

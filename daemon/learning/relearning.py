@@ -115,7 +115,7 @@ class Relearning:
         """Say once of a layer that its manifest cannot be read: its disk may be away, and come back."""
         if (layer.id, "") not in self._told:
             self._told.add((layer.id, ""))
-            reason = f"its manifest cannot be read; restore it, or have it learnt anew: {_train(layer.key)}"
+            reason = f"its manifest cannot be read; restore it, or have it learnt anew: {train_again(layer.key)}"
             _log.error("layer.broken", layer=layer.path, version=layer.version, reason=reason)
 
     async def _identity(self, base_model: str, hurried: bool) -> str | None:
@@ -135,7 +135,8 @@ def _base_of(layer: Layer, manifest: Manifest | None, base: str) -> str:
     return _HUB + manifest.base_model if manifest else base
 
 
-def _train(key: TraitKey) -> str:
+def train_again(key: TraitKey) -> str:
+    """The command by which a trait learns again what it has lost, however often that was tried."""
     return f"persona train --persona {key.persona} --trait {key.trait}"
 
 

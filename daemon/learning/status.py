@@ -1,15 +1,16 @@
 """The status document: what is pending and why it is not due, what runs, what speaks, what serves."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from daemon import __version__
 from daemon.config.settings import Config
-from daemon.domain import Backlog, Genome, Purpose, Run, RunState, RuntimeState, Tally
+from daemon.domain import Backlog, Genome, Run, RunState, RuntimeState, Tally, TraitKey
 from daemon.genome.directories import LayerDirectories
 from daemon.learning.planner import Planner
+from daemon.learning.relearning import train_again
 from daemon.learning.turns import ready_in
 from daemon.store.store import Store
 
@@ -43,11 +44,11 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
     }
     genomes = {genome.persona: genome for genome in await store.genomes.all()}
     busy, put_off = {run.key for run in live}, {run.key for run in live if _again_in(run)}
-    ended, traits = await store.runs.last_ended_of_each(), []
+    in_vain, traits = await store.runs.relearnt_in_vain(), []
     for tally in await store.corrections.tally():
         judgement = judgements.get(tally.key)
         backlog = judgement.backlog if judgement else None
-        why = judgement.due.why if judgement else _idle(tally, ended.get(tally.key))
+        why = judgement.due.why if judgement else _idle(tally.key, in_vain)
         if tally.quarantined and not tally.pending:
             why += f"; {tally.quarantined} set aside, see: persona corrections list --state quarantined"
         if tally.claimed or tally.key in busy:
@@ -58,11 +59,11 @@ async def _traits(store: Store, config: Config, live: Sequence[Run], *, alive: b
     return traits
 
 
-def _idle(tally: Tally, last: Run | None) -> str:
+def _idle(key: TraitKey, in_vain: Collection[TraitKey]) -> str:
     """Why a trait with nothing pending is not trained; its last run may have left it without what it had learnt."""
-    if last is None or last.purpose is not Purpose.RELEARN or last.state not in (RunState.REJECTED, RunState.FAILED):
+    if key not in in_vain:
         return "nothing pending"
-    again = f"persona train --persona {tally.key.persona} --trait {tally.key.trait}"
+    again = train_again(key)
     return f"its last run could not teach it again what it had learnt, see: persona runs list; once more: {again}"
 
 

@@ -10,7 +10,7 @@ import structlog
 from daemon.config.sections import Training
 from daemon.domain import Run, RunState
 from daemon.genome.directories import LayerDirectories
-from daemon.learning import candidate
+from daemon.learning import announcing, candidate
 from daemon.learning.admin import Admin
 from daemon.learning.conductor import Conductor
 from daemon.learning.hindrance import base_problem
@@ -97,8 +97,7 @@ class Daemon:
                 aside = await self.store.runs.fail(run, reason, now)
                 self.conductor.layers.discard(run.id)
                 log.error("run.failed", reason=reason)
-                if aside:
-                    log.warning("corrections.quarantined", corrections=len(aside), ids=aside, reason=reason)
+                announcing.set_aside(log, aside, reason)
             else:
                 await self.store.runs.retry(run, "interrupted", now, failed=True)
                 log.info("run.recovered", state=run.state, attempt=run.attempt + 1)

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import and_, func, literal_column, not_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.domain import LIVE_STATES, MADE, Purpose, Run, RunState, TraitKey
+from daemon.domain import LIVE_STATES, MADE, UNTAUGHT, Purpose, Run, RunState, TraitKey
 from daemon.errors import ClaimLost
 from daemon.store import rows
 from daemon.store.corrections import quarantine
@@ -179,11 +179,14 @@ class Runs:
         found = await self._runs(statement)
         return found[0] if found else None
 
-    async def last_ended_of_each(self) -> dict[TraitKey, Run]:
-        """By trait, its last run that is over."""
-        ended = select(func.max(text("rowid"))).select_from(R).where(not_(R.c.state.in_(LIVE_STATES)))
-        each = ended.group_by(R.c.persona_id, R.c.trait_type)
-        return {run.key: run for run in await self._runs(select(R).where(literal_column("rowid").in_(each)))}
+    async def relearnt_in_vain(self) -> set[TraitKey]:
+        """Traits whose last run that is over was to learn again what they had learnt, and could not."""
+        last = select(func.max(text("rowid"))).select_from(R).where(not_(R.c.state.in_(LIVE_STATES)))
+        each = last.group_by(R.c.persona_id, R.c.trait_type)
+        vain = and_(R.c.purpose == Purpose.RELEARN, R.c.state.in_(UNTAUGHT), literal_column("rowid").in_(each))
+        async with self._database.read() as connection:
+            found = await connection.execute(select(R.c.persona_id, R.c.trait_type).where(vain))
+            return {TraitKey(row.persona_id, row.trait_type) for row in found}
 
     async def made(self) -> list[Run]:
         """Runs whose layers were made of others, and promoted."""

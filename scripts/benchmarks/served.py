@@ -16,9 +16,9 @@ from rich.console import Console
 
 from daemon.config.sections import Triggers
 from scripts.benchmarks.latency import at, written
-from scripts.benchmarks.learning.__main__ import WORLDS, worlds
+from scripts.benchmarks.learning.__main__ import WORLDS, some_of
 from scripts.benchmarks.learning.measure import share
-from scripts.benchmarks.learning.report import table
+from scripts.benchmarks.learning.report import MEASURES, table
 from scripts.benchmarks.learning.stream import QUICK, Question, Sizes, Stream, stream
 from scripts.processes import configured, running
 from scripts.world.__main__ import build
@@ -46,9 +46,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             for row in measured(Path(folder), base, made, 1 if options.quick else options.batches):
                 rows.append({"world": world, "recipe": "served", "overwritten": made.overwritten, **row})
-                measures = ", ".join(
-                    f"{name} {row[name]}" for name in ("efficacy", "generality", "retention", "locality")
-                )
+                measures = ", ".join(f"{name} {row[name]}" for name in MEASURES)
                 console.print(f"{world} batch {row['batch']}: {row['came_to']}, {measures}", soft_wrap=True)
     print(json.dumps(rows, indent=1)) if options.json else Console().print(table(rows))
     return 0
@@ -118,7 +116,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench served", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small batch on the tests' base; a minute")
     parser.add_argument("--json", action="store_true", help="every row, for programs")
-    parser.add_argument("--world", type=worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
+    told = f"of {', '.join(WORLDS)}"
+    parser.add_argument("--world", type=some_of("worlds", WORLDS), default=WORLDS[:1], metavar="A,B", help=told)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batches", type=int, default=5, help="of 20; the first four are of a trait each")
     return parser.parse_args()

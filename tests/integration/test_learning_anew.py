@@ -342,10 +342,19 @@ async def test_a_rollback_names_what_was_made_of_what_it_undoes(school: School) 
     await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
     await school.conduct()
     _, result = await school.ask("rollback", **RUST)
-    assert result["still_known_to"] == [{"persona": "bob", "trait": "rust", "version": 1}]
+    assert result["still_known_to"] == [{"persona": "bob", "trait": "rust", "version": 1, "before": 0}]
     await school.ask("rollback", persona="bob", trait="rust")
     _, result = await school.ask("rollback", **RUST)
     assert result["still_known_to"] == []
+
+
+async def test_what_a_trait_spoke_with_before_is_no_version_that_was_never_promoted(school: School) -> None:
+    for outcome in ("worse", "better"):
+        school.trainer.outcome = outcome
+        await school.ask("transfer", trait="rust", **{"from": "ada", "to": "bob"})
+        await school.conduct()
+    (made,) = (await school.ask("rollback", **RUST))[1]["still_known_to"]
+    assert (made["version"], made["before"]) == (2, 0)
 
 
 async def test_layers_that_change_other_modules_are_learnt_together(school: School) -> None:

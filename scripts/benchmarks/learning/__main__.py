@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def _courses(options: argparse.Namespace, world: str) -> list[Course]:
     by_tokens = [f"{name}@tokens" for name in others if not RIVALS[name].epochs]
     return [
         *(Course(world, DEFAULT, seed) for seed in seeds),
-        *(Course(world, name, 1) for name in ([] if options.only == ["default"] else [*others, *by_tokens])),
+        *(Course(world, name, 1) for name in ([] if options.only == (DEFAULT,) else [*others, *by_tokens])),
     ]
 
 
@@ -103,28 +103,27 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a little of it on the tests' small base; a minute")
     parser.add_argument("--json", action="store_true", help="every row, for programs")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw what was found, as pictures")
-    parser.add_argument("--world", type=worlds, default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}")
+    parser.add_argument(
+        "--world", type=some_of("worlds", WORLDS), default=WORLDS[:1], metavar="A,B", help=f"of {', '.join(WORLDS)}"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the default policy")
     told = "what candidates of the gate's study come in to; of each, three good ones and three bad ones"
     parser.add_argument("--situations", type=int, default=SITUATIONS, help=told)
     told = f"these recipes, e.g. default; of {DEFAULT}, {', '.join(RIVALS)}"
-    parser.add_argument("--only", type=_recipes, default=[], metavar="A,B", help=told)
+    parser.add_argument("--only", type=some_of("recipes", (DEFAULT, *RIVALS)), default=(), metavar="A,B", help=told)
     return parser.parse_args()
 
 
-def worlds(names: str) -> tuple[str, ...]:
-    """What an option names, comma-separated; raises ArgumentTypeError for a world that there is not."""
-    chosen = tuple(names.split(","))
-    if not set(chosen) <= set(WORLDS):
-        raise argparse.ArgumentTypeError(f"worlds are {', '.join(WORLDS)}")
-    return chosen
+def some_of(what: str, known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """How an option that names some of these, comma-separated, is read; it raises ArgumentTypeError for others."""
 
+    def read(names: str) -> tuple[str, ...]:
+        chosen = tuple(names.split(","))
+        if not set(chosen) <= set(known):
+            raise argparse.ArgumentTypeError(f"{what} are {', '.join(known)}")
+        return chosen
 
-def _recipes(names: str) -> list[str]:
-    chosen = names.split(",")
-    if not set(chosen) <= {DEFAULT, *RIVALS}:
-        raise argparse.ArgumentTypeError(f"recipes are {DEFAULT}, {', '.join(RIVALS)}")
-    return chosen
+    return read
 
 
 if __name__ == "__main__":
