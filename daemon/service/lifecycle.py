@@ -18,7 +18,7 @@ from daemon.service import loops
 from daemon.service.daemon import Daemon
 from daemon.service.logs import configure_logs
 from daemon.service.notify import Notifier
-from daemon.service.signals import handled
+from daemon.service.signals import cancelled_by, handled
 from daemon.service.state import LiveConfig, Note
 from daemon.store.database import OnBusy, bring_up_to_date
 from daemon.store.lock import StoreLock
@@ -62,6 +62,12 @@ async def serve(config: Config) -> None:
     for early in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         # Until there is something to reload or to train; the default is to die of them.
         signal.signal(early, signal.SIG_IGN)
+    with cancelled_by(signal.SIGINT):
+        await _serve(config)
+    _log.info("daemon.stopped")
+
+
+async def _serve(config: Config) -> None:
     async with holding(config, _say_busy) as daemon:
         with handled(_handlers(daemon)):
             daemon.notifier.ready()
@@ -73,20 +79,13 @@ async def serve(config: Config) -> None:
                 # Half alive is worse than gone: whoever watches over us starts us again.
                 _log.critical("daemon.failed", reason=_reasons(failure), exc_info=failure)
                 sys.exit(1)
-    _log.info("daemon.stopped")
 
 
 async def once(config: Config) -> list[Run]:
     """Do what is due now, then leave; the runs there were, as they are now; raises NothingToDo."""
     configure_logs(config.log)
-    async with holding(config) as daemon:
-        task = asyncio.current_task()
-        assert task is not None
-
-        def leave() -> None:
-            task.cancel()
-
-        with handled({signal.SIGTERM: leave, signal.SIGINT: leave}):
+    with cancelled_by(signal.SIGTERM, signal.SIGINT):
+        async with holding(config) as daemon:
             answered = await daemon.admin.serve()
             await daemon.planner.plan(Wishes(hurried=True))
             runs = await carry_out(daemon)

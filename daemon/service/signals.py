@@ -19,3 +19,17 @@ def handled(handlers: Handlers) -> Iterator[None]:
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def cancelled_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Cancel the current task at any of these signals, for as long as the context lasts."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    def leave() -> None:
+        task.cancel()
+
+    # `asyncio.run` itself cancels between any two bytecodes: while a future is being set, that is a traceback.
+    with handled(dict.fromkeys(numbers, leave)):
+        yield
