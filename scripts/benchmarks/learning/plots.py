@@ -11,27 +11,49 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from daemon.config.sections import Gate
 from scripts.benchmarks.learning.report import MEASURES
+from scripts.benchmarks.learning.study import DEFAULT
 
 Rows = Sequence[Mapping[str, Any]]
 GOALS = {"efficacy": 0.98, "generality": 0.95, "retention": 0.98, "locality": 0.95}
 """What is aimed at after the last batch."""
+ALLOWED = {
+    "efficacy": 1 - Gate().min_efficacy,
+    "generality": 1 - Gate().min_generality,
+    "retention": Gate().max_forgotten,
+    "kept": 1 - Gate().min_generality,
+    "affirmed": Gate().max_affirmations_lost,
+    "critical": 0.0,
+    "locality": Gate().max_drifted,
+}
+"""The share of each measure that the gate lets a candidate miss or lose."""
+_LOOKS = {True: ("tab:green", "o", "promoted"), False: ("tab:red", "x", "rejected")}
 
 
 def recipes(rows: Rows, folder: Path) -> list[Path]:
-    """The four measures over batches, one picture per world: of several seeds the mean, and the least as a band."""
+    """The four measures over batches, one picture per world: of several seeds the mean, and their range as a band."""
     made = []
     for world, theirs in _by("world", rows).items():
-        figure, axes = pyplot.subplots(2, 2, figsize=(10, 6.4), sharex=True)
+        figure, axes = pyplot.subplots(2, 2, figsize=(10, 6.4), sharex=True, layout="constrained")
+        colours: dict[str, str] = {DEFAULT: "black"}
         for axis, measure in zip(axes.flat, MEASURES, strict=True):
             for name, group in _by("recipe", theirs).items():
-                _line(axis, name, [(row["batch"], row[measure]) for row in group if row[measure] is not None])
+                recipe, _, by_tokens = name.partition("@")
+                look = {
+                    "color": colours.setdefault(recipe, f"C{len(colours) - 1}"),
+                    "linestyle": "--" if by_tokens else "-",
+                    "linewidth": 2.2 if recipe == DEFAULT else 1.2,
+                }
+                _line(axis, name, [(row["batch"], row[measure]) for row in group if row[measure] is not None], **look)
             axis.axhline(GOALS[measure], color="grey", linewidth=0.8, linestyle=":")
             axis.set(title=measure, ylim=(-0.02, 1.02))
         for axis in axes[1]:
             axis.set(xlabel="batches of 20 corrections")
-        axes[0, 0].legend(fontsize=7)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
         made.append(_saved(figure, folder / f"recipes-{world}.png"))
     return made
 
@@ -40,7 +62,7 @@ def history(rows: Rows, folder: Path) -> list[Path]:
     """What a batch costs as its trait's history grows, and what is kept meanwhile; one picture per world."""
     made = []
     for world, theirs in _by("world", rows).items():
-        figure, (cost, kept) = pyplot.subplots(1, 2, figsize=(10, 3.6))
+        figure, (cost, kept) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
         _line(cost, "all", [(row["batch"], row["seconds"]) for row in theirs])
         _line(cost, "training", [(row["batch"], row["stages"].get("train", 0.0)) for row in theirs])
         cost.set(xlabel="batches of 8 corrections", ylabel="seconds", ylim=(0, None))
@@ -54,43 +76,54 @@ def history(rows: Rows, folder: Path) -> list[Path]:
 
 
 def gate(rows: Rows, folder: Path) -> list[Path]:
-    """Of each candidate, by kind, the worst share that it loses of any measure, and what the gate did with it."""
+    """Of each candidate, by kind, the share it loses of each measure, the margin of it, and what the gate did."""
     made = []
     for world, theirs in _by("world", rows).items():
         kinds = _by("kind", theirs)
-        figure, axis = pyplot.subplots(figsize=(10, 0.45 * len(kinds) + 1.4))
-        for at, group in enumerate(kinds.values()):
-            for promoted, colour, mark in ((True, "tab:green", "o"), (False, "tab:red", "x")):
-                shown = [row for row in group if row["promoted"] is promoted]
-                heights = [at + 0.5 * ((number % 7) / 6 - 0.5) for number in range(len(shown))]
-                axis.scatter([_worst(row["truth"]) for row in shown], heights, c=colour, marker=mark, s=18, linewidth=1)
-        axis.set_yticks(range(len(kinds)), list(kinds))
-        axis.set(xlabel="largest share lost of any measure, by the large probe set (green: promoted, red: rejected)")
-        axis.set(xlim=(-0.02, 1.02))
-        axis.invert_yaxis()
+        figure, axes = pyplot.subplots(
+            1, len(ALLOWED), figsize=(14, 0.4 * len(kinds) + 1.6), sharey=True, layout="constrained"
+        )
+        for axis, (measure, allowed) in zip(axes, ALLOWED.items(), strict=True):
+            for promoted, (colour, mark, _) in _LOOKS.items():
+                lost = [
+                    (_lost(row["truth"], measure), at + 0.5 * ((number % 7) / 6 - 0.5))
+                    for at, group in enumerate(kinds.values())
+                    for number, row in enumerate(group)
+                    if row["promoted"] is promoted
+                ]
+                axis.scatter(*zip(*lost, strict=True) if lost else ([], []), c=colour, marker=mark, s=14, linewidth=0.9)
+            axis.axvline(allowed, color="grey", linewidth=0.8, linestyle=":")
+            axis.set(title=measure, xlim=(-0.06, 1.06), xticks=(0, 0.5, 1))
+        axes[0].set_yticks(range(len(kinds)), list(kinds))
+        axes[0].invert_yaxis()
+        signs = [Line2D([], [], color=colour, marker=mark, linestyle="") for colour, mark, _ in _LOOKS.values()]
+        words = [word for *_, word in _LOOKS.values()]
+        figure.legend(signs, words, loc="outside lower right", ncols=2, fontsize=8)
+        figure.supxlabel(
+            "share lost or missed, by ten times the gate's questions; dotted: the gate's margin", fontsize=9
+        )
         made.append(_saved(figure, folder / f"gate-{world}.png"))
     return made
 
 
-def _worst(truth: Mapping[str, Mapping[str, int]]) -> float:
-    """The largest share that a candidate loses, or does not answer, of any measure."""
-    lost = [
-        truth[name]["lost"] / max(1, truth[name]["asked"])
-        for name in ("retention", "kept", "affirmed", "critical", "locality")
-    ]
-    asked = [name for name in ("efficacy", "generality") if truth[name]["asked"]]
-    missed = [1 - truth[name]["after"] / truth[name]["asked"] for name in asked]
-    return max(*lost, *missed)
+def _lost(truth: Mapping[str, Mapping[str, int]], measure: str) -> float:
+    """The share of a measure that the candidate loses against the incumbent or, of what is new, does not answer."""
+    found = truth[measure]
+    missed = found["asked"] - found["after"] if measure in ("efficacy", "generality") else found["lost"]
+    return missed / max(1, found["asked"])
 
 
-def _line(axis: Axes, name: str, points: Iterable[tuple[int, float]]) -> None:
+def _line(axis: Axes, name: str, points: Iterable[tuple[int, float]], **look: Any) -> None:
     found: dict[int, list[float]] = {}
     for at, value in points:
         found.setdefault(at, []).append(value)
     if found:
         batches = sorted(found)
-        drawn = axis.plot(batches, [sum(found[at]) / len(found[at]) for at in batches], label=name, linewidth=1.4)
+        drawn = axis.plot(
+            batches, [sum(found[at]) / len(found[at]) for at in batches], label=name, **{"linewidth": 1.4, **look}
+        )
         least = [min(found[at]) for at in batches]
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.fill_between(batches, least, [max(found[at]) for at in batches], color=drawn[0].get_color(), alpha=0.15)
 
 
@@ -103,7 +136,6 @@ def _by(key: str, rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 def _saved(figure: Figure, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
     return file
