@@ -33,6 +33,12 @@ async def opened(config: Config) -> AsyncIterator[Store]:
             yield store
 
 
+async def personas(store: Store, config: Config) -> set[str]:
+    """Every persona that anyone ever heard of: by the config, by a correction, or by its genome."""
+    promoted = {genome.persona for genome in await store.genomes.all()}
+    return {*config.personas, *await store.corrections.personas(), *promoted}
+
+
 @asynccontextmanager
 async def in_its_place(config: Config) -> "AsyncIterator[Daemon]":
     """A daemon that does only what this command asks; raises StoreHeld when a real one runs."""

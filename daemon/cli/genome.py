@@ -167,12 +167,12 @@ async def _history(config: "Config", persona: str, limit: int) -> "list[GenomeEv
 
 async def _known(store: "Store", config: "Config", persona: str) -> "Genome":
     """The genome of a persona that anyone ever heard of; raises PersonaError."""
-    genome = await store.genomes.get(persona)
-    known = {*config.personas, *await store.corrections.personas()}
-    if genome.revision == 0 and persona not in known:
+    from daemon.cli.asking import personas
+
+    if persona not in (known := await personas(store, config)):
         there_are = ", ".join(sorted(known)) or "none yet"
         raise PersonaError(f"There is no persona {persona!r}; there are: {there_are}.")
-    return genome
+    return await store.genomes.get(persona)
 
 
 def _table(genome: "Genome", layers: "list[Layer]") -> Table:

@@ -1,14 +1,18 @@
 """`persona genome transfer` and `merge`: layers made of layers, each gated like any candidate."""
 
+import asyncio
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.cli.options import ConfigOption, JsonOption, PersonaArgument, TraitArgument, load_config, one_of
-from daemon.cli.showing import cut
+from daemon.cli.showing import cut, hint
 from daemon.cli.work import WaitOption, Wish, show, work
 from daemon.errors import UsageInvalid
+
+if TYPE_CHECKING:
+    from daemon.config.settings import Config
 
 _LAYER = re.compile(r"(?:([^:@=]+):)?([^:@=]+)(?:@(\d{1,9}))?(?:=(-?\d+(?:\.\d+)?))?")
 
@@ -26,8 +30,11 @@ def transfer(
     On the same base model the layer is taken over as it is; where the gate refuses it, or the base is another one, the
     same corrections are learnt instead.
     """
+    loaded = load_config(config)
+    if target not in asyncio.run(_personas(loaded)):
+        hint(f"{target} is a new persona: it has learnt nothing before, and nobody corrected it.")
     wish = Wish("transfer", {"from": source, "to": target, "trait": trait}, target, trait)
-    show(work(load_config(config), wish, wait), json)
+    show(work(loaded, wish, wait), json)
 
 
 def merge(  # noqa: PLR0913 - one parameter per option
@@ -63,6 +70,13 @@ def merge(  # noqa: PLR0913 - one parameter per option
         "density": density,
     }
     show(work(load_config(config), Wish("merge", args, persona, trait), wait), json)
+
+
+async def _personas(config: "Config") -> set[str]:
+    from daemon.cli.asking import opened, personas
+
+    async with opened(config) as store:
+        return await personas(store, config)
 
 
 def _named(persona: str, text: str) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def test_layers_are_taken_over_and_merged(desk: Desk, world: World) -> None:
     desk.correct(world, "rust")
     desk.correct(world, "notes", start=4)
     desk.ok("train")
-    (taken,) = desk.ok("genome", "transfer", "rust", "--from", "ada", "--to", "bob", "--json").json["runs"]
+    transfer = desk.ok("genome", "transfer", "rust", "--from", "ada", "--to", "bob", "--json")
+    assert "bob is a new persona" in transfer.err
+    (taken,) = transfer.json["runs"]
     assert (taken["persona"], taken["state"], taken["purpose"]) == ("bob", "promoted", "transfer")
     assert "transfer of ada:rust@1" in desk.ok("genome", "history", "bob").out
     merged = desk.ok("genome", "merge", "ada", "all", "rust", "ada:notes@1=0.5", "--method", "linear")
