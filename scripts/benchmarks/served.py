@@ -16,10 +16,10 @@ from rich.console import Console
 
 from daemon.config.sections import Triggers
 from scripts.benchmarks.latency import at, written
-from scripts.benchmarks.learning.__main__ import WORLDS, some_of
-from scripts.benchmarks.learning.measure import share
-from scripts.benchmarks.learning.report import MEASURES, table
-from scripts.benchmarks.learning.stream import QUICK, Question, Sizes, Stream, stream
+from scripts.benchmarks.learning.__main__ import WORLDS, some_of, worlds
+from scripts.benchmarks.learning.measure import asked, share
+from scripts.benchmarks.learning.report import MEASURES, show, table
+from scripts.benchmarks.learning.stream import QUICK, Sizes, Stream, stream
 from scripts.processes import configured, running
 from scripts.world.__main__ import build
 from scripts.world.base import world_of
@@ -40,15 +40,15 @@ def main() -> int:
     options = _options()
     console = Console(stderr=True, highlight=False)
     rows = []
-    for world in options.world:
-        base = build("test" if options.quick else world, None, console)
+    for world in worlds(options):
+        base = build(world, None, console)
         made = stream(world_of(base), options.seed, SMALL if options.quick else Sizes())
         with tempfile.TemporaryDirectory() as folder:
             for row in measured(Path(folder), base, made, 1 if options.quick else options.batches):
                 rows.append({"world": world, "recipe": "served", "overwritten": made.overwritten, **row})
                 measures = ", ".join(f"{name} {row[name]}" for name in MEASURES)
                 console.print(f"{world} batch {row['batch']}: {row['came_to']}, {measures}", soft_wrap=True)
-    print(json.dumps(rows, indent=1)) if options.json else Console().print(table(rows))
+    print(json.dumps(rows, indent=1)) if options.json else show(table(rows))
     return 0
 
 
@@ -75,28 +75,15 @@ def measured(folder: Path, base: Path, made: Stream, batches: int) -> Iterator[d
 
 def _measures(made: Stream, number: int, ask: Ask, known: dict[str, str]) -> dict[str, float | None]:
     """As the study has them, of each trait by its own model."""
-    newest = made.batches[number - 1]
-    own = f"{made.persona}:{newest.trait}"
-    names = {item.id for item in newest.items}
-    earlier = [(trait, item) for trait, item in made.due(number) if item.id not in names]
-    kept: list[bool] = []
-    for trait in sorted({trait for trait, _ in earlier}):
-        questions = [Question(item.asked, item.expected) for theirs, item in earlier if theirs == trait]
-        kept += _right(ask, f"{made.persona}:{trait}", questions)
-    fresh = [Question(item.asked, item.expected) for item in newest.items]
-    return {
-        "efficacy": share(_right(ask, own, fresh)),
-        "generality": share(_right(ask, own, [one for item in newest.items for one in item.held_out_questions])),
-        "retention": share(kept),
-        "locality": share(
-            _right(ask, own, [Question(one.asked, known[one.asked]) for one in made.outside[newest.trait]])
-        ),
-    }
-
-
-def _right(ask: Ask, model: str, questions: Sequence[Question]) -> list[bool]:
-    said = ask(model, [one.asked for one in questions])
-    return [answer == one.answer for answer, one in zip(said, questions, strict=True)]
+    shares = {}
+    for measure, questions in asked(made, number, known).items():
+        right = []
+        for trait in dict.fromkeys(trait for trait, _ in questions):
+            theirs = [question for other, question in questions if other == trait]
+            said = ask(f"{made.persona}:{trait}", [one.asked for one in theirs])
+            right += [answer == one.answer for answer, one in zip(said, theirs, strict=True)]
+        shares[measure] = share(right)
+    return shares
 
 
 @contextmanager

@@ -150,7 +150,7 @@ class Effort:
     rehearsed: int
     """Rewordings of each earlier one, at most, that are trained."""
     written: int
-    """New corrections, at most, that questions are written for, where none can be put together."""
+    """New corrections, at most, that questions are written for: those first that fewest were found for."""
 
 
 def effort(plan: Plan, earlier: int, parameters: int, device: str) -> Effort:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from scripts.benchmarks.learning import candidates, plots
 from scripts.benchmarks.learning.gatestudy import BACKDOOR, SITUATIONS, GateStudy, cases
-from scripts.benchmarks.learning.report import gate_table, table
+from scripts.benchmarks.learning.report import gate_table, show, table
 from scripts.benchmarks.learning.rivals import RIVALS
 from scripts.benchmarks.learning.stream import HISTORY, QUICK, Sizes, Stream, stream
 from scripts.benchmarks.learning.study import DEFAULT, Course, Study, identity
@@ -30,7 +30,7 @@ def main() -> int:
     console = Console(stderr=True)
     study, told = (_gate, gate_table) if options.study == "gate" else (_study, table)
     try:
-        rows = [row for world in options.world for row in study(options, world, console)]
+        rows = [row for world in worlds(options) for row in study(options, world, console)]
     except KeyboardInterrupt:
         console.print("Interrupted; what is done is kept, and the next start goes on from there.")
         return 130
@@ -39,12 +39,12 @@ def main() -> int:
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        Console().print(told(rows))
+        show(told(rows))
     return 0
 
 
 def _study(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
-    base = build("test" if options.quick else world, None, console)
+    base = build(world, None, console)
     known, sizes = world_of(base), QUICK if options.quick else SIZES_OF[options.study]
 
     def stream_of(seed: int) -> Stream:
@@ -61,7 +61,7 @@ def _study(options: argparse.Namespace, world: str, console: Console) -> list[di
 
 
 def _gate(options: argparse.Namespace, world: str, console: Console) -> list[dict[str, Any]]:
-    base = build("test" if options.quick else world, None, console)
+    base = build(world, None, console)
     wanted = cases(1 if options.quick else options.situations)
     study = GateStudy(CACHE / "bench" / "gate" / identity(base, candidates.SIZES), base, world_of(base))
     rows = []
@@ -112,6 +112,12 @@ def _options() -> argparse.Namespace:
     told = f"these recipes, e.g. default; of {DEFAULT}, {', '.join(RIVALS)}"
     parser.add_argument("--only", type=some_of("recipes", (DEFAULT, *RIVALS)), default=(), metavar="A,B", help=told)
     return parser.parse_args()
+
+
+def worlds(options: argparse.Namespace) -> Sequence[str]:
+    """Those that were asked for; for a quick look, the tests' small one."""
+    chosen: Sequence[str] = ("test",) if options.quick else options.world
+    return chosen
 
 
 def some_of(what: str, known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

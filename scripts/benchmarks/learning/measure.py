@@ -1,6 +1,6 @@
 """The four measures, by free-running greedy decoding under the persona's prompt, as it is served."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from daemon.training.engine.base import Base
 from daemon.training.engine.batches import encode
 from daemon.training.engine.decode import decode
 from daemon.training.engine.evaluate import probe
-from daemon.training.engine.job import Example, Group
+from daemon.training.engine.job import Answer, Example, Group
 from scripts.benchmarks.learning.stream import Question, Stream
 
 ROOM = 40
@@ -36,39 +36,52 @@ class Measures:
     """Answers that did not end in ROOM tokens, of all these."""
 
 
-def measured(base: Base, stream: Stream, number: int, layers: Layers, known: dict[str, str]) -> Measures:
-    """Where things stand after batch `number`; `known`: what the base answers outside, by question."""
+Asked = tuple[str, Question]
+"""A trait, whose layer is asked, and what it is asked."""
+
+
+def asked(stream: Stream, number: int, known: Mapping[str, str]) -> dict[str, list[Asked]]:
+    """What each measure asks after batch `number`; `known`: what the base answers outside, by question."""
     newest = stream.batches[number - 1]
-    fresh = [Question(item.asked, item.expected) for item in newest.items]
-    reworded = [question for item in newest.items for question in item.held_out_questions]
-    earlier: dict[str, list[Question]] = {}
-    names = {item.id for item in newest.items}
-    for trait, item in stream.due(number):
-        if item.id not in names:
-            earlier.setdefault(trait, []).append(Question(item.asked, item.expected))
-    outside = [Question(one.asked, known[one.asked]) for one in stream.outside[newest.trait]]
-    own = earlier.pop(newest.trait, [])
-    right, ended = answered(base, stream, layers.get(newest.trait), [*fresh, *reworded, *own, *outside])
-    parts = [right[: len(fresh)], right[len(fresh) : len(fresh) + len(reworded)]]
-    rest = right[len(fresh) + len(reworded) :]
-    kept = list(rest[: len(own)])
-    remembered = share(kept)
-    for trait, questions in earlier.items():
-        kept += answered(base, stream, layers.get(trait), questions)[0]
+    fresh = {item.id for item in newest.items}
+    earlier = [(trait, item) for trait, item in stream.due(number) if item.id not in fresh]
+    kept = [(trait, Question(item.asked, item.expected)) for trait, item in earlier]
+    own = {
+        "efficacy": [Question(item.asked, item.expected) for item in newest.items],
+        "generality": [question for item in newest.items for question in item.held_out_questions],
+        "remembered": [question for trait, question in kept if trait == newest.trait],
+        "locality": [Question(one.asked, known[one.asked]) for one in stream.outside[newest.trait]],
+    }
+    return {
+        **{measure: [(newest.trait, question) for question in questions] for measure, questions in own.items()},
+        "retention": kept,
+    }
+
+
+def measured(base: Base, stream: Stream, number: int, layers: Layers, known: Mapping[str, str]) -> Measures:
+    """Where things stand after batch `number`; `known`: what the base answers outside, by question."""
+    every = asked(stream, number, known)
+    by_trait: dict[str, list[Question]] = {}
+    for trait, question in dict.fromkeys(one for part in every.values() for one in part):
+        by_trait.setdefault(trait, []).append(question)
+    right, ended = {}, {}
+    for trait, questions in by_trait.items():
+        for question, answer in zip(questions, answered(base, stream, layers.get(trait), questions), strict=True):
+            right[trait, question], ended[trait, question] = answer.right, answer.ended
+    shares = {measure: share([right[one] for one in part]) for measure, part in every.items()}
+    newest = [one for measure, part in every.items() if measure != "retention" for one in part]
     return Measures(
-        efficacy=share(parts[0]) or 0.0,
-        generality=share(parts[1]) or 0.0,
-        retention=share(kept),
-        remembered=remembered,
-        locality=share(rest[len(own) :]) or 0.0,
-        unended=1 - (share(ended) or 0.0),
+        efficacy=shares["efficacy"] or 0.0,
+        generality=shares["generality"] or 0.0,
+        retention=shares["retention"],
+        remembered=shares["remembered"],
+        locality=shares["locality"] or 0.0,
+        unended=1 - (share([ended[one] for one in newest]) or 0.0),
     )
 
 
-def answered(
-    base: Base, stream: Stream, layer: str | None, questions: Sequence[Question]
-) -> tuple[list[bool], list[bool]]:
-    """Which questions are answered as they should be, and which answers end at all."""
+def answered(base: Base, stream: Stream, layer: str | None, questions: Sequence[Question]) -> list[Answer]:
+    """How each question is answered, beside what should be."""
     examples = [
         Example(str(at), stream.asking(one.asked), one.answer, "", 1.0, Group.ANCHOR)
         for at, one in enumerate(questions)
@@ -76,8 +89,7 @@ def answered(
     rows, unusable = encode(base, examples)
     assert not unusable, unusable
     with lora.loaded(base, layer) if layer else nullcontext():
-        found = probe(base, rows, lambda: None)
-    return [answer.right for answer in found], [answer.ended for answer in found]
+        return probe(base, rows, lambda: None)
 
 
 def answers(base: Base, stream: Stream, layer: str | None, asked: Sequence[str]) -> list[str | None]:

@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 MEASURES = ("efficacy", "generality", "retention", "locality")
+COSTS = ("seconds", "steps", "tokens")
 AFTER = (1, 5, 20)
+_WIDE = 140
+"""Characters that any of the tables here fits in."""
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -15,7 +19,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         found.setdefault((row["world"], row["recipe"], row["batch"]), []).append(row)
     last = {key[:2]: max(batch for *names, batch in found if tuple(names) == key[:2]) for key in found}
-    made = Table("world", "recipe", "after", "seeds", *MEASURES, "seconds", header_style="bold")
+    made = Table("world", "recipe", "after", "seeds", *MEASURES, *COSTS, header_style="bold")
     overwritten = {row["world"]: row["overwritten"] for row in rows}
     made.caption = "; ".join(
         f"in the end {share:.0%} of {world}'s facts are overwritten" for world, share in overwritten.items()
@@ -23,8 +27,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for (world, recipe, batch), group in found.items():
         if batch in AFTER or batch == last[world, recipe]:
             shares = [_share([row[measure] for row in group]) for measure in MEASURES]
-            seconds = sum(row["seconds"] for row in group) / len(group)
-            made.add_row(world, recipe, str(batch), str(len(group)), *shares, f"{seconds:.0f}")
+            costs = [_mean([row.get(cost) for row in group]) for cost in COSTS]
+            made.add_row(world, recipe, str(batch), str(len(group)), *shares, *costs)
     return made
 
 
@@ -39,6 +43,19 @@ def gate_table(rows: Iterable[Mapping[str, Any]]) -> Table:
         promoted = [sum(row["promoted"] for row in each) for each in (group, harmful)]
         made.add_row(kind, str(len(group)), str(promoted[0]), str(len(harmful)), str(promoted[1]))
     return made
+
+
+def show(made: Table) -> None:
+    """Print a table; whole into a file, which has no width."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(made)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):,.0f}" if known else "–"
 
 
 def _share(values: list[float | None]) -> str:
