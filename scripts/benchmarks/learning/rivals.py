@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -96,7 +97,7 @@ def train(rival: Rival, given: Given, budget: Budget) -> Spent:
         budget = Budget(steps=rival.epochs * -(-len(learnt) // rival.batch))
     anchors = unrelated(given.made_up, rows) if rival.anchors else []
     minibatches = _minibatches(rival, learnt, history, given.seed)
-    with _adapter(rival, given) as (adapted, penalty):
+    with adapter(rival, given) as (adapted, penalty):
         spent = _practise(given.base, _Practice(rival, adapted, minibatches, anchors, penalty), budget)
         if EARLIER in adapted.peft_config:
             # Served as one: the new layer beside all earlier ones.
@@ -158,7 +159,8 @@ def _minibatches(
 
 
 @contextmanager
-def _adapter(rival: Rival, given: Given) -> Iterator[tuple[PeftModel, Penalty | None]]:
+def adapter(rival: Rival, given: Given) -> Iterator[tuple[PeftModel, Penalty | None]]:
+    """What is trained, on the base, with what is added to its loss."""
     goes_on = given.incumbent if rival.continues else None
     if not rival.orthogonal:
         with (
@@ -169,12 +171,29 @@ def _adapter(rival: Rival, given: Given) -> Iterator[tuple[PeftModel, Penalty | 
             yield one, None
         return
     with lora.fresh(given.base, Recipe(seed=given.seed)) as adapted:
-        if goes_on:
-            adapted.load_adapter(goes_on, EARLIER)
-            adapted.base_model.set_adapter([lora.NAME, EARLIER])  # type: ignore[operator]
-            for name, weight in adapted.named_parameters():
-                weight.requires_grad_(f".{lora.NAME}." in name)
-        yield adapted, _overlap if goes_on else None
+        if not goes_on:
+            yield adapted, None
+            return
+        adapted.load_adapter(goes_on, EARLIER)
+        with _within(adapted, EARLIER):
+            yield adapted, _overlap
+
+
+@contextmanager
+def _within(adapted: PeftModel, name: str) -> Iterator[None]:
+    """Have the base's own weights do what an adapter does: while one is trained, layers know no other."""
+    kept = []
+    layers: Iterator[Any] = adapted.modules()
+    for layer in layers:
+        if name in getattr(layer, "lora_A", {}):
+            weight = layer.get_base_layer().weight.data
+            kept.append((weight, weight.clone()))
+            weight += layer.get_delta_weight(name)
+    try:
+        yield
+    finally:
+        for weight, before in kept:
+            weight.copy_(before)
 
 
 def _overlap(adapted: PeftModel) -> torch.Tensor:
