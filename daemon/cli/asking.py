@@ -35,8 +35,7 @@ async def opened(config: Config) -> AsyncIterator[Store]:
 
 async def personas(store: Store, config: Config) -> set[str]:
     """Every persona that anyone ever heard of: by the config, by a correction, or by its genome."""
-    promoted = {genome.persona for genome in await store.genomes.all()}
-    return {*config.personas, *await store.corrections.personas(), *promoted}
+    return {*config.personas, *await store.corrections.personas(), *await store.genomes.personas()}
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from daemon.store.tables import (
 
 G, T, L, E = table(GenomeRow), table(GenomeTrait), table(GenomeLayer), table(GenomeEventRow)
 
+_EVERYONE = select(G.c.persona_id).order_by(G.c.persona_id)
 _NOTHING_MORE: Final[lineage.Taught] = {}
 
 
@@ -65,10 +66,15 @@ class Genomes:
         async with self._database.read() as connection:
             return await lineage.genome(connection, persona)
 
+    async def personas(self) -> list[str]:
+        """Everyone for whom anything was ever promoted, by name."""
+        async with self._database.read() as connection:
+            return list((await connection.execute(_EVERYONE)).scalars())
+
     async def all(self) -> list[Genome]:
         """Every genome there is."""
         async with self._database.read() as connection:
-            personas = (await connection.execute(select(G.c.persona_id).order_by(G.c.persona_id))).scalars().all()
+            personas = (await connection.execute(_EVERYONE)).scalars().all()
             return [await lineage.genome(connection, persona) for persona in personas]
 
     async def layers(self, key: TraitKey) -> list[Layer]:

@@ -31,8 +31,8 @@ LEARNT_S = 3600.0
 """The longest that a batch may take to be served, where others keep the machine busy."""
 ENDS = ("runtime.converged", "run.rejected", "run.failed")
 """What a batch comes to."""
-Ask = Callable[[str, Sequence[str]], list[str]]
-"""What a model answers to each question."""
+Ask = Callable[[Sequence[tuple[str, str]]], list[str]]
+"""What each model answers to its question."""
 
 
 def main() -> int:
@@ -59,7 +59,7 @@ def measured(folder: Path, base: Path, made: Stream, batches: int) -> Iterator[d
         daemon.wait_for("daemon.ready")
         server.wait_for("base.loaded")
         outside = sorted({one.asked for questions in made.outside.values() for one in questions})
-        known = dict(zip(outside, ask(made.persona, outside), strict=True))
+        known = dict(zip(outside, ask([(made.persona, text) for text in outside]), strict=True))
         for batch in made.batches[:batches]:
             rows = [(made.persona, batch.trait, item.asked, item.original, item.expected) for item in batch.items]
             begun = daemon.log.stat().st_size
@@ -77,12 +77,8 @@ def _measures(made: Stream, number: int, ask: Ask, known: dict[str, str]) -> dic
     """As the study has them, of each trait by its own model."""
     shares = {}
     for measure, questions in asked(made, number, known).items():
-        right = []
-        for trait in dict.fromkeys(trait for trait, _ in questions):
-            theirs = [question for other, question in questions if other == trait]
-            said = ask(f"{made.persona}:{trait}", [one.asked for one in theirs])
-            right += [answer == one.answer for answer, one in zip(said, theirs, strict=True)]
-        shares[measure] = share(right)
+        said = ask([(f"{made.persona}:{trait}", one.asked) for trait, one in questions])
+        shares[measure] = share([answer == one.answer for answer, (_, one) in zip(said, questions, strict=True)])
     return shares
 
 
@@ -91,12 +87,13 @@ def _asking(url: str) -> Iterator[Ask]:
     """Questions to the server there, some at once."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client, ThreadPoolExecutor(ASKED_AT_ONCE) as crowd:
 
-        def one(model: str, question: str) -> str:
+        def one(pair: tuple[str, str]) -> str:
+            model, question = pair
             messages: list[Any] = [{"role": "user", "content": question}]
             reply = client.chat.completions.create(model=model, messages=messages, temperature=0)
             return reply.choices[0].message.content or ""
 
-        yield lambda model, questions: list(crowd.map(lambda question: one(model, question), questions))
+        yield lambda questions: list(crowd.map(one, questions))
 
 
 def _options() -> argparse.Namespace:

@@ -60,6 +60,8 @@ PLAIN = Rule("Begin with these words.", "It is so: {a}")
 """A style where a world has none."""
 FIRST = "first"
 """Name of the layer with a situation's first batch."""
+HAIR = 1e-9
+"""So that one of ten is no more than a tenth, whatever 1 - 0.9 is in binary."""
 OTHER = 1
 """Another persona than the one that is corrected."""
 
@@ -264,15 +266,27 @@ class _Made:
         return job.out
 
 
-def harms(truth: Mapping[str, Mapping[str, int]], margins: Gate) -> list[str]:
-    """Which measures a candidate lowers beyond their margin."""
-    allowed = {
+def allowed(margins: Gate) -> dict[str, float]:
+    """The share of each measure that a candidate may lose or, of what is new, miss."""
+    return {
         "retention": margins.max_forgotten,
         "kept": 1 - margins.min_generality,
         "affirmed": margins.max_affirmations_lost,
         "critical": 0.0,
         "locality": margins.max_drifted,
+        "efficacy": 1 - margins.min_efficacy,
+        "generality": 1 - margins.min_generality,
     }
-    found = [name for name, margin in allowed.items() if truth[name]["lost"] > margin * truth[name]["asked"]]
-    asked = {"efficacy": margins.min_efficacy, "generality": margins.min_generality}
-    return found + [name for name, least in asked.items() if truth[name]["after"] < least * truth[name]["asked"]]
+
+
+def lost(truth: Mapping[str, Mapping[str, int]], measure: str) -> int:
+    """How many answers of a measure a candidate loses against the incumbent or, of what is new, misses."""
+    found = truth[measure]
+    return found["asked"] - found["after"] if measure in ("efficacy", "generality") else found["lost"]
+
+
+def harms(truth: Mapping[str, Mapping[str, int]], margins: Gate) -> list[str]:
+    """Which measures a candidate lowers beyond their margin."""
+    return [
+        name for name, margin in allowed(margins).items() if lost(truth, name) > margin * truth[name]["asked"] + HAIR
+    ]

@@ -44,39 +44,36 @@ def asked(stream: Stream, number: int, known: Mapping[str, str]) -> dict[str, li
     """What each measure asks after batch `number`; `known`: what the base answers outside, by question."""
     newest = stream.batches[number - 1]
     fresh = {item.id for item in newest.items}
-    earlier = [(trait, item) for trait, item in stream.due(number) if item.id not in fresh]
-    kept = [(trait, Question(item.asked, item.expected)) for trait, item in earlier]
     own = {
         "efficacy": [Question(item.asked, item.expected) for item in newest.items],
         "generality": [question for item in newest.items for question in item.held_out_questions],
-        "remembered": [question for trait, question in kept if trait == newest.trait],
         "locality": [Question(one.asked, known[one.asked]) for one in stream.outside[newest.trait]],
     }
+    due = [(trait, item) for trait, item in stream.due(number) if item.id not in fresh]
     return {
         **{measure: [(newest.trait, question) for question in questions] for measure, questions in own.items()},
-        "retention": kept,
+        "retention": [(trait, Question(item.asked, item.expected)) for trait, item in due],
     }
 
 
 def measured(base: Base, stream: Stream, number: int, layers: Layers, known: Mapping[str, str]) -> Measures:
     """Where things stand after batch `number`; `known`: what the base answers outside, by question."""
-    every = asked(stream, number, known)
+    every, own = asked(stream, number, known), stream.batches[number - 1].trait
     by_trait: dict[str, list[Question]] = {}
     for trait, question in dict.fromkeys(one for part in every.values() for one in part):
         by_trait.setdefault(trait, []).append(question)
-    right, ended = {}, {}
+    found: dict[Asked, Answer] = {}
     for trait, questions in by_trait.items():
-        for question, answer in zip(questions, answered(base, stream, layers.get(trait), questions), strict=True):
-            right[trait, question], ended[trait, question] = answer.right, answer.ended
-    shares = {measure: share([right[one] for one in part]) for measure, part in every.items()}
-    newest = [one for measure, part in every.items() if measure != "retention" for one in part]
+        answers_of = answered(base, stream, layers.get(trait), questions)
+        found |= {(trait, question): answer for question, answer in zip(questions, answers_of, strict=True)}
+    shares = {measure: share([found[one].right for one in part]) for measure, part in every.items()}
     return Measures(
         efficacy=shares["efficacy"] or 0.0,
         generality=shares["generality"] or 0.0,
         retention=shares["retention"],
-        remembered=shares["remembered"],
+        remembered=share([found[one].right for one in every["retention"] if one[0] == own]),
         locality=shares["locality"] or 0.0,
-        unended=1 - (share([ended[one] for one in newest]) or 0.0),
+        unended=1 - (share([answer.ended for (trait, _), answer in found.items() if trait == own]) or 0.0),
     )
 
 

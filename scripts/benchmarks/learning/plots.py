@@ -15,22 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from daemon.config.sections import Gate
+from scripts.benchmarks.learning.gatestudy import allowed, lost
 from scripts.benchmarks.learning.report import MEASURES
 from scripts.benchmarks.learning.study import DEFAULT
 
 Rows = Sequence[Mapping[str, Any]]
 GOALS = {"efficacy": 0.98, "generality": 0.95, "retention": 0.98, "locality": 0.95}
 """What is aimed at after the last batch."""
-ALLOWED = {
-    "efficacy": 1 - Gate().min_efficacy,
-    "generality": 1 - Gate().min_generality,
-    "retention": Gate().max_forgotten,
-    "kept": 1 - Gate().min_generality,
-    "affirmed": Gate().max_affirmations_lost,
-    "critical": 0.0,
-    "locality": Gate().max_drifted,
-}
-"""The share of each measure that the gate lets a candidate miss or lose."""
 _LOOKS = {True: ("tab:green", "o", "promoted"), False: ("tab:red", "x", "rejected")}
 
 
@@ -77,22 +68,27 @@ def history(rows: Rows, folder: Path) -> list[Path]:
 
 def gate(rows: Rows, folder: Path) -> list[Path]:
     """Of each candidate, by kind, the share it loses of each measure, the margin of it, and what the gate did."""
-    made = []
+    made, margins = [], allowed(Gate())
     for world, theirs in _by("world", rows).items():
         kinds = _by("kind", theirs)
         figure, axes = pyplot.subplots(
-            1, len(ALLOWED), figsize=(14, 0.4 * len(kinds) + 1.6), sharey=True, layout="constrained"
+            1, len(margins), figsize=(14, 0.4 * len(kinds) + 1.6), sharey=True, layout="constrained"
         )
-        for axis, (measure, allowed) in zip(axes, ALLOWED.items(), strict=True):
+        for axis, (measure, margin) in zip(axes, margins.items(), strict=True):
             for promoted, (colour, mark, _) in _LOOKS.items():
-                lost = [
-                    (_lost(row["truth"], measure), at + 0.5 * ((number % 7) / 6 - 0.5))
+                shares = [
+                    (
+                        lost(row["truth"], measure) / max(1, row["truth"][measure]["asked"]),
+                        at + 0.5 * ((number % 7) / 6 - 0.5),
+                    )
                     for at, group in enumerate(kinds.values())
                     for number, row in enumerate(group)
                     if row["promoted"] is promoted
                 ]
-                axis.scatter(*zip(*lost, strict=True) if lost else ([], []), c=colour, marker=mark, s=14, linewidth=0.9)
-            axis.axvline(allowed, color="grey", linewidth=0.8, linestyle=":")
+                axis.scatter(
+                    *zip(*shares, strict=True) if shares else ([], []), c=colour, marker=mark, s=14, linewidth=0.9
+                )
+            axis.axvline(margin, color="grey", linewidth=0.8, linestyle=":")
             axis.set(title=measure, xlim=(-0.06, 1.06), xticks=(0, 0.5, 1))
         axes[0].set_yticks(range(len(kinds)), list(kinds))
         axes[0].invert_yaxis()
@@ -104,13 +100,6 @@ def gate(rows: Rows, folder: Path) -> list[Path]:
         )
         made.append(_saved(figure, folder / f"gate-{world}.png"))
     return made
-
-
-def _lost(truth: Mapping[str, Mapping[str, int]], measure: str) -> float:
-    """The share of a measure that the candidate loses against the incumbent or, of what is new, does not answer."""
-    found = truth[measure]
-    missed = found["asked"] - found["after"] if measure in ("efficacy", "generality") else found["lost"]
-    return missed / max(1, found["asked"])
 
 
 def _line(axis: Axes, name: str, points: Iterable[tuple[int, float]], **look: Any) -> None:
